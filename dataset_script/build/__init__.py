@@ -1,0 +1,99 @@
+"""From annotations, images and masks to the figures table that `load_dataset("retribooru", data_dir=...)` reads."""
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..figures import SPLITS, identity_of, split_of
+from .annotations import Reject, name_outfits, read_annotations, reject
+from .pixels import add_pixels
+from .write import replace_folder, write_lines, write_shards
+
+
+@dataclass
+class BuildReport:
+    """Counts of a build: figures by split, identities, figures without a partner, rejects by the field at fault."""
+
+    figures: dict[str, int]
+    identities: int
+    alone: int
+    rejects: dict[str, int]
+    out: Path
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{count} {split}" for split, count in self.figures.items())
+        lines = [
+            f"{sum(self.figures.values())} figures ({splits}) of {self.identities} identities in {self.out}",
+            f"{self.alone} figures have no other image of their identity: in the config figures, in no task",
+        ]
+        if self.rejects:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.rejects.items())
+            lines.append(f"{sum(self.rejects.values())} records rejected ({reasons}): {self.out / 'rejects.jsonl'}")
+        return "\n".join(lines)
+
+
+def build_figures(
+    annotations: Path,
+    images: Path,
+    masks: Path,
+    out: Path,
+    seed: int = 0,
+    out_of_domain: float = 0.1,
+    in_domain: float = 0.05,
+) -> BuildReport:
+    """Builds a data_dir from the authors' annotation form (`retribooru.json` + images + masks).
+
+    Writes out/data/SPLIT-*.parquet and out/rejects.jsonl (every record that could not be used, with its reason). An
+    earlier table is replaced only once the new one is whole.
+
+    Args:
+        annotations: JSON list of records, see `read_annotations`.
+        images, masks: folders with ID.png (or .jpg, .jpeg, .webp).
+        seed, out_of_domain, in_domain: of the split, see `split_of`.
+    """
+    for name, folder in (("images", images), ("masks", masks)):
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"{name}: got {folder}, which is not a folder; wanted one with a file per image id")
+    split_of("", "", seed, out_of_domain, in_domain)  # bad shares fail before the work
+    records, rejects = read_annotations(annotations)
+    usable = []
+    for record in tqdm(records, desc="checking images", unit="image"):
+        try:
+            add_pixels(record, images, masks)
+            usable.append(record)
+        except Reject as reason:
+            rejects.append(reject(record, reason))
+    if not usable:
+        raise ValueError(
+            f"annotations: none of the {len(rejects)} records of {annotations} can be used; the first: "
+            f"{rejects[0]['reason']}" if rejects else f"annotations: {annotations} holds no record, wanted at least one"
+        )
+    name_outfits(usable)
+    usable.sort(key=lambda record: (*identity_of(record), record["image_id"]))
+
+    out = Path(out)
+    partial = out / "data.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    by_split = {split: [] for split in SPLITS}
+    for record in usable:
+        split = split_of(record["character"], record["image_id"], seed, out_of_domain, in_domain)
+        by_split[split].append(record)
+    counts = {}
+    for split, members in by_split.items():
+        rows = (add_pixels(record, images, masks) for record in tqdm(members, desc=f"writing {split}", unit="image"))
+        counts[split] = write_shards(split, rows, partial)
+    write_lines(out / "rejects.jsonl", rejects)
+    replace_folder(partial, out / "data")
+
+    sizes = Counter(identity_of(record) for record in usable)
+    return BuildReport(
+        figures=counts,
+        identities=len(sizes),
+        alone=sum(size == 1 for size in sizes.values()),
+        rejects=dict(Counter(line["reason"].split(":")[0] for line in rejects)),
+        out=out,
+    )

@@ -1,0 +1,1 @@
+"""CLIP-I as a module of ``evaluate``; see README.md in this folder."""

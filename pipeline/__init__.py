@@ -1,0 +1,1 @@
+"""The model and the pipeline. Knows nothing of training or of datasets."""

@@ -1,0 +1,62 @@
+"""From reference images to what the VAE reads: background removed, padded to a square, resized (paper section 4.3)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+PADDING = (255, 255, 255)
+
+
+class ReferenceProcessor:
+    """Turns images of any size into one tensor.
+
+    Args:
+        size: side of the output, in pixels.
+        padding: RGB of the padding and of removed backgrounds.
+    """
+
+    def __init__(self, size: int, padding: tuple[int, int, int] = PADDING):
+        self.size = size
+        self.padding = padding
+
+    def __call__(
+        self, images: Sequence[Image.Image], masks: Sequence[Image.Image | None] | None = None
+    ) -> torch.Tensor:
+        """
+        Args:
+            images: N images.
+            masks: N masks (above 0 where the figure is, of the image's size) or Nones; where there is one, the background
+                is removed.
+
+        Returns:
+            (N, 3, size, size) float32 in [-1, 1].
+        """
+        squares = []
+        for image, mask in zip(images, masks or [None] * len(images), strict=True):
+            image = image.convert("RGB")
+            if mask is not None:
+                image = remove_background(image, mask, self.padding)
+            squares.append(to_tensor(pad_to_square(image, self.padding).resize((self.size, self.size), Image.BICUBIC)))
+        return torch.stack(squares)
+
+
+def remove_background(image: Image.Image, mask: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """Paints with `color` what the mask leaves out, in proportion where the mask is between 0 and 255."""
+    if mask.size != image.size:
+        raise ValueError(f"reference_masks: got a mask of size {mask.size}, wanted the image's {image.size}")
+    return Image.composite(image, Image.new("RGB", image.size, color), mask.convert("L"))
+
+
+def pad_to_square(image: Image.Image, color: tuple[int, int, int] | int) -> Image.Image:
+    """The image in the middle of the smallest square that holds it; keeps its mode."""
+    side = max(image.size)
+    square = Image.new(image.mode, (side, side), color)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """RGB -> (3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1.0
