@@ -3,6 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 from datasets import Features, Image, Value
 
@@ -77,6 +78,11 @@ class IdentityIndex:
     def images_like(self, position: int) -> dict[str, bool]:
         """{image_id: has a head box} of all images of the identity at `position`, itself included."""
         return {self.image_ids[i]: self.has_head[i] for i in self.members[self.identities[position]]}
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """{image_id: position in the table}."""
+        return {image_id: position for position, image_id in enumerate(self.image_ids)}
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -205,7 +205,7 @@ def draw_clothes(draw, frame, outfit, skin, pose, stance):
     shape(draw, frame, [(43.5, 54), (56.5, 54), (58.5, 58), (58.5, 73), (41.5, 73), (41.5, 58)], top)
     second = WHITE if sum(top) < 560 else (90, 130, 200)
     if outfit.pattern == "stripes":
-        for y in (59.5, 63.7, 67.9):
+        for y in (60.2, 65.6):
             fill(draw, frame, [(41.5, y - 1), (58.5, y - 1), (58.5, y + 1), (41.5, y + 1)], second)
     if outfit.pattern == "dots":
         for x, y in ((45, 60), (55, 60), (50, 64), (45, 68), (55, 68)):

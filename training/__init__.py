@@ -1,0 +1,1 @@
+"""The training that makes the weights: uses the dataset's functions and the pipeline's models."""

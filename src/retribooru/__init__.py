@@ -7,7 +7,7 @@ transformers only when a name that needs them is used.
 import importlib
 
 from retribooru.dataset_script.register import register_dataset
-#from retribooru.metrics.register import register_evaluate_modules
+from retribooru.metrics.register import register_evaluate_modules
 
 __version__ = "0.1.0"
 
@@ -20,7 +20,7 @@ _LAZY = {
 __all__ = ["__version__", *_LAZY]
 
 register_dataset()
-#register_evaluate_modules()
+register_evaluate_modules()
 
 
 def __getattr__(name: str):

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image, ImageFilter
 
 from retribooru.dataset_script import mini
-from retribooru.dataset_script.mini import BACKGROUNDS, Character, Outfit, cast, draw_edition, draw_figure, png, wardrobe
+from retribooru.dataset_script.mini import (
+    BACKGROUNDS, Character, Outfit, cast, draw_edition, draw_figure, png, wardrobe,
+)
 
 GIRL = Character(hair="blue", style="long_hair", bangs="blunt_bangs", eyes="green", skin="tan")
 DRESSED = Outfit(top="red", sleeves="white", pattern="stripes", bottom="skirt", bottom_colour="black")
@@ -180,8 +182,8 @@ def test_png_is_read_back(mode, size, tmp_path):
         assert (read.mode, read.size, read.tobytes()) == (mode, size, image.tobytes())
 
 
-@pytest.mark.parametrize("name, value", [("size", 31), ("size", 48.0), ("characters", 0), ("outfits", 0), ("outfits", 1001),
-                                         ("images", -1), ("images", 1001)])
+@pytest.mark.parametrize("name, value", [("size", 31), ("size", 48.0), ("characters", 0), ("outfits", 0),
+                                         ("outfits", 1001), ("images", -1), ("images", 1001)])
 def test_bad_arguments_are_named(name, value, tmp_path):
     with pytest.raises(ValueError, match=rf"^{name}: got {value}, wanted .* from \d+ to \d+"):
         draw_edition(tmp_path / "out", **{name: value})

@@ -1,0 +1,138 @@
+"""The arguments of the trainers: flags of diffusers' trainers by the same names, or a preset in YAML."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from diffusers.optimization import SchedulerType
+from transformers import HfArgumentParser
+
+from retribooru.dataset_script.references import RECIPES
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass
+class OptimizationArguments:
+    """What every training here has."""
+
+    output_dir: str = field(metadata={"help": "Where checkpoints, curves and the result are written."})
+    data_dir: str = field(metadata={"help": "A folder that `retribooru build` wrote."})
+    resolution: int = field(default=512, metadata={"help": "Side of targets and references in pixels."})
+    seed: int = field(default=0, metadata={"help": "Of everything drawn."})
+    train_batch_size: int = field(default=4, metadata={"help": "Targets per process and step."})
+    max_train_steps: int = field(default=9000, metadata={"help": "The paper's tables have 9,000 and 45,000."})
+    learning_rate: float = field(default=1e-5, metadata={"help": "Not published; ours."})
+    lr_scheduler: str = field(default="constant_with_warmup", metadata={"help": "A name of diffusers' schedules."})
+    lr_warmup_steps: int = field(default=100, metadata={"help": "Steps from 0 to the learning rate."})
+    adam_weight_decay: float = field(default=1e-2, metadata={"help": "Of AdamW."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to it."})
+    mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare examples."})
+    logging_steps: int = field(default=10, metadata={"help": "Steps between two lines of metrics.jsonl."})
+    crop: float = field(default=0.1, metadata={"help": "Largest share of width and height cropped away."})
+    flip: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
+    jitter: float = field(default=0.05, metadata={"help": "Range of the colour jitter."})
+
+    def __post_init__(self):
+        for name in ("resolution", "train_batch_size", "max_train_steps", "logging_steps"):
+            _check(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        _check("learning_rate", self.learning_rate > 0, self.learning_rate, "more than 0")
+        schedules = [schedule.value for schedule in SchedulerType]
+        _check("lr_scheduler", self.lr_scheduler in schedules, self.lr_scheduler, f"one of {', '.join(schedules)}")
+        precisions = ("no", "fp16", "bf16")
+        _check("mixed_precision", self.mixed_precision in precisions, self.mixed_precision, "no, fp16 or bf16")
+        for name in ("crop", "flip", "jitter"):
+            _check(name, 0 <= getattr(self, name) < 1 or name == "flip", getattr(self, name), "a share below 1")
+
+
+@dataclass
+class VaeArguments(OptimizationArguments):
+    """Training a small VAE from scratch."""
+
+    block_out_channels: list[int] = field(
+        default_factory=lambda: [24, 32, 64], metadata={"help": "One level each, every one but the last halves the size."}
+    )
+    latent_channels: int = field(default=4, metadata={"help": "Channels of the latents."})
+    kl_weight: float = field(default=1e-6, metadata={"help": "Of the KL term."})
+
+
+@dataclass
+class TrainArguments(OptimizationArguments):
+    """Training the retrieval (or, with --train_base, the small Stable Diffusion it stands on)."""
+
+    pretrained_model_name_or_path: str = field(
+        default="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        metadata={"help": "Stable Diffusion or a RetriBooruPipeline to begin with: a Hub id or a folder."},
+    )
+    tasks: list[str] = field(
+        default_factory=lambda: ["reconstruct"], metadata={"help": "One or more of reconstruct and compose, mixed evenly."}
+    )
+    train_base: bool = field(
+        default=False, metadata={"help": "Train U-Net and text encoder without references, to make a base from scratch."}
+    )
+    lock_decoder: bool = field(default=False, metadata={"help": "Keep the decoder frozen (lockDecoder)."})
+    lock_encoder: bool = field(default=False, metadata={"help": "Keep the retrieval encoder frozen (with the former: lockBoth)."})
+    retrieval_query: str = field(default="decoder", metadata={"help": "decoder, or encoder for the authors' figure."})
+    retrieval_lr_multiplier: float = field(default=1.0, metadata={"help": "Of the learning rate, for the new layers."})
+    head_loss_weight: float = field(default=0.5, metadata={"help": "Of the head term. Not published; ours."})
+    inverse_snr_weighting: bool = field(default=False, metadata={"help": "Weigh the loss by clamp(1/SNR, 0.2, 6)."})
+    timestep_bias_begin: int = field(default=250, metadata={"help": "Where the favoured timesteps begin."})
+    timestep_bias_portion: float = field(default=0.0, metadata={"help": "Share of samples drawn from those alone."})
+    proportion_empty_prompts: float = field(default=0.5, metadata={"help": "Prompts dropped (paper: 0.5)."})
+    proportion_empty_references: float = field(default=0.1, metadata={"help": "Samples without references. Ours."})
+    background_removal: float = field(default=0.5, metadata={"help": "References without background. Not published; ours."})
+    checkpointing_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
+    validation_steps: int = field(default=100, metadata={"help": "Steps between two looks at the held-out characters."})
+    validation_targets: int = field(default=32, metadata={"help": "Held-out targets looked at."})
+    resume_from_checkpoint: str | None = field(default=None, metadata={"help": "A checkpoint's folder, or latest."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check("tasks", self.tasks and set(self.tasks) <= set(RECIPES), self.tasks, f"some of {', '.join(RECIPES)}")
+        for name in ("timestep_bias_portion", "proportion_empty_prompts", "proportion_empty_references",
+                     "background_removal"):  # fmt: skip
+            _check(name, 0 <= getattr(self, name) <= 1, getattr(self, name), "a share between 0 and 1")
+        for name in ("checkpointing_steps", "validation_steps", "validation_targets"):
+            _check(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        for name in ("lock_decoder", "lock_encoder"):
+            _check(name, not (self.train_base and getattr(self, name)), True, "none of the locks with train_base")
+
+
+Arguments = TypeVar("Arguments", bound=OptimizationArguments)
+
+
+def parse(kind: type[Arguments], argv: list[str]) -> Arguments:
+    """Flags, over `--preset NAME_OR_FILE` where one is given, over the defaults. Unknown keys are refused."""
+    parser = HfArgumentParser(kind)
+    parser.add_argument("--preset", default=None, help="A YAML file, or the name of one of the presets that come along.")
+    known, _ = parser.parse_known_args([*argv, *_placeholders(argv)])
+    if known.preset:
+        parser.set_defaults(**read_preset(known.preset, kind))
+    parsed = vars(parser.parse_args(argv))
+    parsed.pop("preset")
+    return kind(**parsed)
+
+
+def read_preset(name: str, kind: type[Arguments]) -> dict:
+    """The settings of a preset; raises where the file is missing or has a key that the trainer does not know."""
+    path = Path(name) if Path(name).suffix in (".yaml", ".yml") else PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.yaml")))
+        raise FileNotFoundError(f"preset: got {name}, wanted a YAML file or one of {names}")
+    settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    unknown = sorted(set(settings) - {item.name for item in fields(kind)})
+    if unknown:
+        raise ValueError(f"preset: {path} has {', '.join(unknown)}, which {kind.__name__} does not know")
+    return settings
+
+
+def _placeholders(argv: list[str]) -> list[str]:
+    # The first pass only looks for --preset; what is required is demanded by the second.
+    return [part for name in ("--output_dir", "--data_dir") if name not in argv for part in (name, "")]
+
+
+def _check(name: str, fine: object, got: object, wanted: str) -> None:
+    if not fine:
+        raise ValueError(f"{name}: got {got}, wanted {wanted}")

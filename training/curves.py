@@ -1,0 +1,76 @@
+"""Metrics on disk, a line of JSON per look, and their curves as PNG."""
+
+import json
+import os
+from pathlib import Path
+
+
+class MetricsLog:
+    """metrics.jsonl in a folder. Lines after `last_step` of an earlier run are dropped: that run is gone back on."""
+
+    def __init__(self, folder: Path, last_step: int = 0):
+        self.path = Path(folder) / "metrics.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.lines = [line for line in read_metrics(self.path) if line["step"] <= last_step]
+        partial = self.path.with_name("metrics.jsonl.partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+        os.replace(partial, self.path)
+
+    def add(self, step: int, **values: float) -> None:
+        self.lines.append({"step": step, **values})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(self.lines[-1]) + "\n")
+
+    def plot(self) -> Path:
+        """Writes loss.png beside the metrics."""
+        return plot_metrics(self.lines, self.path.with_name("loss.png"))
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The whole lines of a metrics file; one that a kill cut short is left out."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
+def plot_metrics(lines: list[dict], path: Path) -> Path:
+    """Left: the terms of the training loss. Right, where it was taken: the held-out loss, own against other references."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    held_out = [line for line in lines if "own_references" in line]
+    trained = [line for line in lines if "loss" in line]
+    figure, axes = plt.subplots(1, 2 if held_out else 1, figsize=(10 if held_out else 5, 3.6), squeeze=False)
+    axis = axes[0][0]
+    for name in (key for key in (trained[0] if trained else ()) if key not in ("step", "lr")):
+        steps, values = [line["step"] for line in trained], [line[name] for line in trained]
+        (drawn,) = axis.plot(steps, values, alpha=0.25, linewidth=0.8)
+        axis.plot(steps, _smooth(values), color=drawn.get_color(), label=name)
+    axis.set(xlabel="step", ylabel="loss", yscale="log", title="training loss (smoothed)")
+    axis.legend()
+    if held_out:
+        axis = axes[0][1]
+        for name, label in (("own_references", "own references"), ("other_references", "another character's")):
+            axis.plot([line["step"] for line in held_out], [line[name] for line in held_out], marker=".", label=label)
+        axis.set(xlabel="step", ylabel="loss", title="held-out characters, fixed noise")
+        axis.legend()
+    figure.tight_layout()
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, dpi=110, format="png")
+    plt.close(figure)
+    os.replace(partial, path)
+    return path
+
+
+def _smooth(values: list[float], weight: float = 0.9) -> list[float]:
+    smoothed, average = [], values[0] if values else 0.0
+    for value in values:
+        average = weight * average + (1 - weight) * value
+        smoothed.append(average)
+    return smoothed

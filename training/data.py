@@ -1,0 +1,141 @@
+"""Training examples: references drawn anew every epoch from the figures table."""
+
+from collections.abc import Iterator
+from random import Random
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Sampler
+
+from retribooru.dataset_script.concepts import CONCEPTS, crop_concept
+from retribooru.dataset_script.figures import IdentityIndex
+from retribooru.dataset_script.references import RECIPES, draw_references, row_rng
+from retribooru.pipeline.reference_processor import pad_to_square, remove_background, to_tensor
+
+from .augment import NO_AUGMENTATION, Augmentation, augment
+
+
+class TrainingFigures(Dataset):
+    """Targets with references, from a `datasets.Dataset` of the figures config.
+
+    An item is a pure function of (epoch, position) and the seed: the same in every process and after every restart.
+
+    Args:
+        figures: rows of the figures config.
+        tasks: names of `RECIPES`; each example is of one of them, drawn evenly.
+        resolution: side in pixels of targets and references.
+        seed: of everything drawn.
+        background_removal: probability that a reference loses its background.
+        prompt_drop: probability of an empty prompt.
+        augmentation: of targets and, drawn separately, of references.
+    """
+
+    def __init__(
+        self,
+        figures,
+        tasks: list[str],
+        resolution: int,
+        seed: int = 0,
+        background_removal: float = 0.5,
+        prompt_drop: float = 0.5,
+        augmentation: Augmentation = NO_AUGMENTATION,
+    ):
+        self.figures, self.resolution, self.seed = figures, resolution, seed
+        self.tasks, self.background_removal, self.prompt_drop = list(tasks), background_removal, prompt_drop
+        self.augmentation = augmentation
+        self.index = IdentityIndex.from_dataset(figures)
+        self.targets = [i for i in range(len(self.index)) if all(self._draw(i, task, 0) for task in self.tasks)]
+        if not self.targets:
+            raise ValueError(
+                f"figures: got {len(self.index)} rows, none with references for {', '.join(self.tasks)}; wanted "
+                "identities of two images or more"
+            )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def _draw(self, position: int, task: str, epoch: int) -> list[tuple[str, str]]:
+        target_id = self.index.image_ids[position]
+        rng = row_rng(self.seed, task, target_id, epoch)
+        return draw_references(target_id, self.index.images_like(position), RECIPES[task], rng)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        """
+        Returns, for R = resolution and N references:
+            pixel_values (3, R, R) in [-1, 1], content_mask and head_mask (1, R, R) in {0, 1}, prompt (str),
+            reference_pixel_values (N, 3, R, R) in [-1, 1], reference_concepts (N,) positions in `CONCEPTS`,
+            character (str), image_id (str).
+        """
+        epoch, number = key
+        position = self.targets[number]
+        row = self.figures[position]
+        rng = Random(f"{self.seed}/{epoch}/example/{row['image_id']}")
+        task = rng.choice(self.tasks)
+        references = [
+            self._reference(image_id, concept, rng) for image_id, concept in self._draw(position, task, epoch)
+        ]
+        return {
+            **self._target(row, rng),
+            "prompt": "" if rng.random() < self.prompt_drop else row["prompt"],
+            "reference_pixel_values": torch.stack([pixels for pixels, _ in references]),
+            "reference_concepts": torch.tensor([concept for _, concept in references]),
+            "character": row["character"],
+            "image_id": row["image_id"],
+        }
+
+    def _target(self, row: dict, rng: Random) -> dict[str, torch.Tensor]:
+        image, _, head_box = augment(
+            row["image"].convert("RGB"), row["mask"].convert("L"), row["head_box"], self.augmentation, rng
+        )
+        content = Image.new("L", image.size, 255)
+        head = Image.new("L", image.size, 0)
+        if head_box:
+            head.paste(255, tuple(head_box))
+        return {
+            "pixel_values": self._square(image, random_color(rng)),
+            "content_mask": self._square_mask(content),
+            "head_mask": self._square_mask(head),
+        }
+
+    def _reference(self, image_id: str, concept: str, rng: Random) -> tuple[torch.Tensor, int]:
+        row = self.figures[self.index.positions[image_id]]
+        color = random_color(rng)
+        image, mask = crop_concept(concept, row["image"].convert("RGB"), row["mask"].convert("L"), row["head_box"], color)
+        image, mask, _ = augment(image, mask, None, self.augmentation, rng)
+        if rng.random() < self.background_removal:
+            image = remove_background(image, mask, color)
+        return self._square(image, color), CONCEPTS.index(concept)
+
+    def _square(self, image: Image.Image, color: tuple[int, int, int]) -> torch.Tensor:
+        return to_tensor(pad_to_square(image, color).resize((self.resolution, self.resolution), Image.BICUBIC))
+
+    def _square_mask(self, mask: Image.Image) -> torch.Tensor:
+        square = pad_to_square(mask, 0).resize((self.resolution, self.resolution), Image.NEAREST)
+        return to_tensor(square.convert("RGB"))[:1].gt(0).float()
+
+
+class EpochSampler(Sampler):
+    """(epoch, number) of example after example: a new order each epoch, from `start` to `stop` of one endless stream.
+
+    Restarting a training is starting the stream where it stopped.
+    """
+
+    def __init__(self, length: int, stop: int, start: int = 0, seed: int = 0):
+        self.length, self.start, self.stop, self.seed = length, start, stop, seed
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, order = None, []
+        for i in range(self.start, self.stop):
+            if i // self.length != epoch:
+                epoch = i // self.length
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+                order = torch.randperm(self.length, generator=generator).tolist()
+            yield epoch, order[i % self.length]
+
+
+def random_color(rng: Random) -> tuple[int, int, int]:
+    """A solid colour to pad with."""
+    return rng.randrange(256), rng.randrange(256), rng.randrange(256)

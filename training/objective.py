@@ -1,0 +1,63 @@
+"""The training objective: masked noise prediction plus a term for the head (paper section 4.3). Pure functions."""
+
+import torch
+from torch.nn import functional as F
+
+
+def noise_prediction_loss(
+    prediction: torch.Tensor,
+    noise: torch.Tensor,
+    content_mask: torch.Tensor,
+    head_mask: torch.Tensor,
+    head_weight: float,
+    sample_weights: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """Squared error on the target's real content, plus the same on its head box, with a weight.
+
+    Args:
+        prediction, noise: (B, C, h, w).
+        content_mask: (B, 1, h, w) in [0, 1]; 0 on padding.
+        head_mask: (B, 1, h, w) in [0, 1]; all 0 where no head is known.
+        head_weight: of the head term; the paper's is not published.
+        sample_weights: (B,), of each item in both terms, for instance by its noise level; 1 without.
+
+    Returns:
+        Scalars: "loss" = "content" + head_weight * "head". A term whose mask is 0 everywhere is exactly 0.
+    """
+    error = F.mse_loss(prediction.float(), noise.float(), reduction="none").mean(dim=1, keepdim=True)  # (B, 1, h, w)
+    if sample_weights is not None:
+        error = error * sample_weights.view(-1, 1, 1, 1)
+    content = masked_mean(error, content_mask)
+    head = masked_mean(error, content_mask * head_mask)
+    return {"loss": content + head_weight * head, "content": content, "head": head}
+
+
+def masked_mean(error: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of `error` over what `mask` sums to, both (B, 1, h, w); 0 for an empty mask."""
+    return (error * mask).sum() / mask.sum().clamp(min=1e-6)
+
+
+def to_latent_size(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(B, 1, H, W) in [0, 1] -> (B, 1, h, w): the share of each latent cell that the mask covers."""
+    return F.interpolate(mask, size=size, mode="area")
+
+
+def draw_timesteps(
+    count: int, num_train_timesteps: int, generator: torch.Generator, bias_begin: int = 0, bias_portion: float = 0.0
+) -> torch.Tensor:
+    """(count,) timesteps: uniform, but for a share `bias_portion` that is drawn from [bias_begin, num_train_timesteps).
+
+    References matter where the noise hides the picture; a short training learns to use them from noisy steps first.
+    """
+    late = torch.rand(count, generator=generator) < bias_portion
+    uniform = torch.rand(count, generator=generator)
+    begin = torch.where(late, bias_begin, 0)
+    return (begin + uniform * (num_train_timesteps - begin)).long().clamp(max=num_train_timesteps - 1)
+
+
+def inverse_snr_weights(
+    alphas_cumprod: torch.Tensor, timesteps: torch.Tensor, low: float = 0.2, high: float = 6.0
+) -> torch.Tensor:
+    """clamp(1 / SNR, low, high) of each timestep, (B,): turns the error in the noise towards that in the picture."""
+    alphas = alphas_cumprod[timesteps]
+    return ((1 - alphas) / alphas).clamp(low, high)

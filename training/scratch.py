@@ -1,0 +1,90 @@
+"""A small Stable Diffusion with random weights, of the real classes: what one trains where no checkpoint can be had."""
+
+from collections.abc import Iterable
+
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from retribooru.pipeline.retrieval_encoder import CONCEPT_TEXTS
+
+
+def small_vae(block_out_channels: list[int], latent_channels: int, resolution: int) -> AutoencoderKL:
+    """A VAE of one layer per level; each level but the last halves the size."""
+    levels = len(block_out_channels)
+    return AutoencoderKL(
+        block_out_channels=tuple(block_out_channels),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=latent_channels,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=resolution,
+    )
+
+
+def small_tokenizer(prompts: Iterable[str], length: int = 48, vocab_size: int = 1000) -> CLIPTokenizer:
+    """A byte-pair tokenizer of CLIP's class, learned from prompts.
+
+    Every letter is shown to it alone and at the end of a word: CLIP's class takes a letter it has not seen for the end
+    of the text.
+    """
+    letters = [chr(code) for code in range(33, 127)]
+    alphabet = [" ".join(letters), " ".join(letter * 2 for letter in letters)]
+    corpus = [*alphabet, *CONCEPT_TEXTS.values(), *prompts]
+    return CLIPTokenizer(model_max_length=length).train_new_from_iterator(corpus, vocab_size=vocab_size)
+
+
+def small_stable_diffusion(
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    resolution: int,
+    block_out_channels: tuple[int, ...] = (64, 96, 128),
+    text_width: int = 64,
+) -> StableDiffusionPipeline:
+    """U-Net and text encoder with random weights around a VAE; DDIM with Stable Diffusion's noise schedule."""
+    levels = len(block_out_channels)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    unet = UNet2DConditionModel(
+        sample_size=resolution // factor,
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
+        block_out_channels=block_out_channels,
+        layers_per_block=1,
+        cross_attention_dim=text_width,
+        attention_head_dim=4,  # the number of heads, in this U-Net
+        norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=text_width,
+            intermediate_size=2 * text_width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            projection_dim=text_width,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

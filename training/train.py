@@ -1,0 +1,325 @@
+"""Trains the retrieval on top of Stable Diffusion (or, with --train_base, a small Stable Diffusion from scratch).
+
+    accelerate launch -m retribooru.training.train --preset mini-retrieval --data_dir built/ --output_dir runs/retrieval
+"""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from datasets import load_dataset
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers.optimization import get_scheduler
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import retribooru  # noqa: F401 (teaches datasets the name)
+from retribooru.dataset_script.concepts import CONCEPTS
+from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline, concatenate_references
+
+from . import objective
+from .arguments import TrainArguments, parse
+from .augment import NO_AUGMENTATION, Augmentation
+from .checkpoints import find_checkpoint, save_checkpoint, save_pipeline
+from .curves import MetricsLog
+from .data import EpochSampler, TrainingFigures
+
+logger = logging.getLogger(__name__)
+
+# A run whose held-out loss with another character's references is not at least this share above that with their own
+# has not learned to retrieve.
+PARTED = 0.05
+
+
+@dataclass
+class Batch:
+    """Latents (B, c, h, w), masks (B, 1, h, w), text (B, T, D), reference latents (B, N, c, h, w), concepts (B, N, T, D)."""
+
+    latents: torch.Tensor
+    content_mask: torch.Tensor
+    head_mask: torch.Tensor
+    text: torch.Tensor
+    references: torch.Tensor
+    concepts: torch.Tensor
+
+
+def trainable_modules(pipeline: DiffusionPipeline, args: TrainArguments) -> list[nn.Module]:
+    """What the optimizer changes. Frozen: SD's encoder and middle block, VAE, text encoder; and what is locked.
+
+    The cross-attention and zero convolutions are trained in every setting (paper section 4.2).
+    """
+    if args.train_base:
+        return [pipeline.unet, pipeline.text_encoder]
+    unet = pipeline.unet
+    modules = [unet.retrieval_layers]
+    if not args.lock_decoder:
+        modules += [unet.up_blocks, unet.conv_norm_out, unet.conv_out]
+    if not args.lock_encoder:
+        modules += [pipeline.retrieval_encoder]
+    return [module for module in modules if module is not None]
+
+
+def freeze_all_but(pipeline: DiffusionPipeline, modules: list[nn.Module]) -> None:
+    for component in pipeline.components.values():
+        if isinstance(component, nn.Module):
+            component.requires_grad_(False)
+    for module in modules:
+        module.requires_grad_(True)
+
+
+class Model(nn.Module):
+    """The parts that a training step runs through, as one module for accelerate to prepare."""
+
+    def __init__(self, pipeline: DiffusionPipeline, train_base: bool):
+        super().__init__()
+        self.unet = pipeline.unet
+        if train_base:
+            self.text_encoder = pipeline.text_encoder
+        else:
+            self.retrieval_encoder = pipeline.retrieval_encoder
+
+    def forward(self, noisy, timesteps, text, references=None, concepts=None, scale=1.0):
+        """Predicts the noise in `noisy` (B, c, h, w); `text` are token ids (B, T) where the text encoder is trained."""
+        if references is None:
+            return self.unet(noisy, timesteps, self.text_encoder(text)[0]).sample
+        features = self.retrieval_encoder(references.flatten(0, 1), concepts.flatten(0, 1)).features
+        tokens = concatenate_references(features, batch_size=len(noisy))
+        return self.unet(noisy, timesteps, text, reference_tokens=tokens, retrieval_scale=scale).sample
+
+
+@torch.no_grad()
+def encode_batch(pipeline: DiffusionPipeline, examples: dict, concept_table: torch.Tensor, train_base: bool) -> Batch:
+    """From a collated batch of `TrainingFigures` to what the model reads. The VAE's mode is taken, not a sample."""
+    vae, device = pipeline.vae, pipeline.vae.device
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        return vae.encode(pixels.to(device, vae.dtype)).latent_dist.mode() * vae.config.scaling_factor
+
+    tokens = pipeline.tokenizer(
+        examples["prompt"], padding="max_length", truncation=True, max_length=pipeline.tokenizer.model_max_length,
+        return_tensors="pt",
+    ).input_ids.to(device)  # fmt: skip
+    latents = encode(examples["pixel_values"])
+    references = examples["reference_pixel_values"]
+    size = latents.shape[-2:]
+    return Batch(
+        latents=latents,
+        content_mask=objective.to_latent_size(examples["content_mask"].to(device), size),
+        head_mask=objective.to_latent_size(examples["head_mask"].to(device), size),
+        text=tokens if train_base else pipeline.text_encoder(tokens)[0],
+        references=None if train_base else encode(references.flatten(0, 1)).unflatten(0, references.shape[:2]),
+        concepts=None if train_base else concept_table[examples["reference_concepts"].to(device)],
+    )
+
+
+@torch.no_grad()
+def concept_embeddings(pipeline: RetriBooruPipeline, device: torch.device) -> torch.Tensor:
+    """(concepts, T, D): the text of each of `CONCEPTS` through the pipeline's own text encoder."""
+    texts = [pipeline.retrieval_encoder.config.concept_texts[concept] for concept in CONCEPTS]
+    return pipeline.encode_prompt(texts, device, 1, False)[0]
+
+
+def training_loss(
+    model: nn.Module, scheduler, batch: Batch, args: TrainArguments, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """One step's loss terms. Everything random comes from `generator` (on the CPU, so that it is alike everywhere)."""
+    count, device = len(batch.latents), batch.latents.device
+    noise = torch.randn(batch.latents.shape, generator=generator).to(device)
+    timesteps = objective.draw_timesteps(
+        count, scheduler.config.num_train_timesteps, generator, args.timestep_bias_begin, args.timestep_bias_portion
+    ).to(device)
+    keep = (torch.rand(count, generator=generator) >= args.proportion_empty_references).float().to(device)
+    noisy = scheduler.add_noise(batch.latents, noise, timesteps)
+    prediction = model(noisy, timesteps, batch.text, batch.references, batch.concepts, keep)
+    weights = None
+    if args.inverse_snr_weighting:
+        weights = objective.inverse_snr_weights(scheduler.alphas_cumprod.to(device), timesteps)
+    return objective.noise_prediction_loss(
+        prediction, noise, batch.content_mask, batch.head_mask, args.head_loss_weight, weights
+    )
+
+
+@torch.no_grad()
+def held_out_losses(model: nn.Module, scheduler, batch: Batch, others: list[int], seed: int) -> dict[str, float]:
+    """Loss on held-out characters with their own references and with another character's, for the same noise.
+
+    When the second rises above the first, the model has begun to retrieve: visible long before it is in pictures.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
+    steps = scheduler.config.num_train_timesteps
+    timesteps = torch.linspace(steps // 4, steps - 1, len(noise)).long().to(noise.device)
+    noisy = scheduler.add_noise(batch.latents, noise, timesteps)
+
+    def loss(order) -> float:
+        prediction = model(noisy, timesteps, batch.text, batch.references[order], batch.concepts[order])
+        terms = objective.noise_prediction_loss(prediction, noise, batch.content_mask, batch.head_mask, 0.0)
+        return terms["loss"].item()
+
+    return {"own_references": loss(list(range(len(noise)))), "other_references": loss(others)}
+
+
+def other_characters(characters: list[str]) -> list[int]:
+    """For each item the next item, in a circle, of another character."""
+    count = len(characters)
+    return [
+        next((i + k) % count for k in range(1, count + 1) if characters[(i + k) % count] != characters[i] or k == count)
+        for i in range(count)
+    ]
+
+
+def held_out_examples(figures, args: TrainArguments) -> dict:
+    """A batch of held-out targets, spread over the table, without augmentation or prompt: references alone tell."""
+    held_out = TrainingFigures(
+        figures, args.tasks, args.resolution, args.seed, background_removal=1.0, prompt_drop=1.0,
+        augmentation=NO_AUGMENTATION,
+    )  # fmt: skip
+    count = min(args.validation_targets, len(held_out))
+    chosen = [held_out[0, i * len(held_out) // count] for i in range(count)]
+    if len({example["character"] for example in chosen}) < 2:
+        raise ValueError("data_dir: the split out_of_domain has one character, wanted two or more to tell them apart")
+    return torch.utils.data.default_collate(chosen)
+
+
+def load_pipeline(args: TrainArguments) -> DiffusionPipeline:
+    """The pipeline to begin with: a RetriBooruPipeline as it is, else Stable Diffusion and fresh retrieval layers."""
+    name = args.pretrained_model_name_or_path
+    index = DiffusionPipeline.load_config(name)
+    if args.train_base:
+        return StableDiffusionPipeline.from_pretrained(name)
+    if index["_class_name"] == RetriBooruPipeline.__name__:
+        return RetriBooruPipeline.from_pretrained(name)
+    return RetriBooruPipeline.from_stable_diffusion(name, retrieval_query=args.retrieval_query)
+
+
+def parameter_groups(pipeline: DiffusionPipeline, modules: list[nn.Module], args: TrainArguments) -> list[dict]:
+    """The new layers with a learning rate of their own."""
+    new = [] if args.train_base else list(pipeline.unet.retrieval_layers.parameters())
+    ids = {id(parameter) for parameter in new}
+    rest = [parameter for module in modules for parameter in module.parameters() if id(parameter) not in ids]
+    groups = [(new, args.learning_rate * args.retrieval_lr_multiplier), (rest, args.learning_rate)]
+    return [{"params": params, "lr": lr} for params, lr in groups if params]
+
+
+def train(args: TrainArguments) -> Path:
+    """Trains, and leaves in `output_dir`: the pipeline, checkpoint-STEP folders, metrics.jsonl and loss.png."""
+    output_dir = Path(args.output_dir)
+    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    set_seed(args.seed)
+    start, checkpoint = 0, None
+    if args.resume_from_checkpoint:
+        checkpoint, start = find_checkpoint(output_dir, args.resume_from_checkpoint)
+
+    pipeline = load_pipeline(args)
+    if pipeline.scheduler.config.prediction_type != "epsilon":
+        raise ValueError(
+            f"pretrained_model_name_or_path: its scheduler predicts {pipeline.scheduler.config.prediction_type}, "
+            "wanted epsilon: the objective is noise prediction"
+        )
+    modules = trainable_modules(pipeline, args)
+    freeze_all_but(pipeline, modules)
+    pipeline.to(accelerator.device)
+    scheduler = pipeline.scheduler
+
+    figures = TrainingFigures(
+        load_dataset("retribooru", "figures", data_dir=args.data_dir, split="train"),
+        args.tasks, args.resolution, args.seed, args.background_removal, args.proportion_empty_prompts,
+        Augmentation(args.crop, args.flip, args.jitter),
+    )  # fmt: skip
+    per_step = args.train_batch_size * accelerator.num_processes
+    sampler = EpochSampler(len(figures), args.max_train_steps * per_step, start * per_step, args.seed)
+    loader = DataLoader(
+        figures, batch_size=args.train_batch_size, sampler=sampler, num_workers=args.dataloader_num_workers
+    )
+    optimizer = torch.optim.AdamW(parameter_groups(pipeline, modules, args), weight_decay=args.adam_weight_decay)
+    # accelerate steps the schedule once per process.
+    lr_scheduler = get_scheduler(
+        args.lr_scheduler,
+        optimizer,
+        num_warmup_steps=args.lr_warmup_steps * accelerator.num_processes,
+        num_training_steps=args.max_train_steps * accelerator.num_processes,
+    )
+    model, optimizer, loader, lr_scheduler = accelerator.prepare(
+        Model(pipeline, args.train_base), optimizer, loader, lr_scheduler
+    )
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if checkpoint:
+        accelerator.load_state(str(checkpoint))
+
+    concept_table, held_out = None, None
+    if not args.train_base:
+        concept_table = concept_embeddings(pipeline, accelerator.device)
+        out_of_domain = load_dataset("retribooru", "figures", data_dir=args.data_dir, split="out_of_domain")
+        examples = held_out_examples(out_of_domain, args)
+        held_out = encode_batch(pipeline, examples, concept_table, train_base=False)
+        others = other_characters(examples["character"])
+    log = MetricsLog(output_dir, start) if accelerator.is_main_process else None
+
+    def look(step: int) -> None:
+        model.eval()
+        with accelerator.autocast():
+            log.add(step, **held_out_losses(accelerator.unwrap_model(model), scheduler, held_out, others, args.seed))
+        model.train()
+
+    model.train()
+    if held_out and log and start == 0:
+        look(0)
+    progress = tqdm(total=args.max_train_steps, initial=start, desc="training", unit="step",
+                    disable=not accelerator.is_main_process)  # fmt: skip
+    for step, examples in enumerate(loader, start + 1):
+        batch = encode_batch(pipeline, examples, concept_table, args.train_base)
+        # A generator of its own for each step and process: going on from a checkpoint needs no state of it.
+        generator = torch.Generator().manual_seed(
+            (args.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index
+        )
+        with accelerator.autocast():
+            terms = training_loss(model, scheduler, batch, args, generator)
+        accelerator.backward(terms["loss"])
+        accelerator.clip_grad_norm_(trained, args.max_grad_norm)
+        optimizer.step()
+        lr_scheduler.step()
+        optimizer.zero_grad()
+        progress.update()
+        progress.set_postfix(loss=f"{terms['loss'].item():.4f}")
+        if log and step % args.logging_steps == 0:
+            log.add(step, **{name: term.item() for name, term in terms.items()}, lr=lr_scheduler.get_last_lr()[-1])
+        if held_out and log and (step % args.validation_steps == 0 or step == args.max_train_steps):
+            look(step)
+        if step % args.checkpointing_steps == 0 and step < args.max_train_steps:
+            save_checkpoint(accelerator, output_dir, step)
+            if log:
+                log.plot()
+    progress.close()
+    accelerator.wait_for_everyone()
+    if log:
+        model.eval()
+        save_pipeline(pipeline, output_dir)
+        log.plot()
+        if held_out:
+            print(verdict(log.lines))
+    accelerator.end_training()
+    return output_dir
+
+
+def verdict(lines: list[dict]) -> str:
+    """What the last look at the held-out characters says."""
+    last = [line for line in lines if "own_references" in line][-1]
+    own, other = last["own_references"], last["other_references"]
+    numbers = f"step {last['step']}: held-out loss {own:.4f} with own references, {other:.4f} with another character's"
+    if other < own * (1 + PARTED):
+        return f"{numbers}. The two have not parted: this run has NOT learned to retrieve."
+    return f"{numbers}. The two have parted: the model retrieves."
+
+
+def main(argv: list[str] | None = None) -> None:
+    logging.basicConfig(level=logging.INFO)
+    train(parse(TrainArguments, sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    main()
