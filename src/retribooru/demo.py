@@ -54,7 +54,7 @@ def run_demo(
     out = Path(out)
     print(HONESTY)
     if figures is None:
-        figures = draw_edition(out / "figures", seed=seed)
+        figures = draw_edition(out / "figures", seed=seed).parent
     figures = Path(figures)
     print(build_figures(figures / "retribooru.json", figures / "images", figures / "masks", out / "built", seed,
                         out_of_domain=0.12))  # fmt: skip

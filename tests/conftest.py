@@ -1,0 +1,72 @@
+"""What the tests share: figures made by hand, and tiny pipelines of the real classes."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from handmade import write_figures
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the Hub
+REAL_FIGURES = Path(__file__).parents[2] / "shared" / "real_figures"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Datasets of the tests are cached apart, and gone afterwards."""
+    import datasets
+
+    cache = tmp_path_factory.mktemp("datasets_cache")
+    datasets.config.HF_DATASETS_CACHE = cache
+    yield
+    shutil.rmtree(cache, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def real_figures() -> Path:
+    if not (REAL_FIGURES / "retribooru.json").is_file():
+        pytest.skip(f"needs the real figures beside the project, in {'/'.join(REAL_FIGURES.parts[-2:])}")
+    return REAL_FIGURES
+
+
+@pytest.fixture(scope="session")
+def figures_folder(tmp_path_factory) -> Path:
+    return write_figures(tmp_path_factory.mktemp("figures") / "authors_form")
+
+
+@pytest.fixture(scope="session")
+def data_dir(figures_folder, tmp_path_factory) -> Path:
+    """A built data_dir with all three splits."""
+    from retribooru.dataset_script.build import build_figures
+
+    out = tmp_path_factory.mktemp("built")
+    build_figures(
+        figures_folder / "retribooru.json", figures_folder / "images", figures_folder / "masks", out, seed=2,
+        out_of_domain=0.25, in_domain=0.15,
+    )  # fmt: skip
+    return out
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion_dir(tmp_path_factory) -> Path:
+    """A tiny Stable Diffusion with random weights, of the real classes; 32 x 32 pixels, 8 x 8 latents."""
+    import torch
+
+    from retribooru.training.scratch import small_stable_diffusion, small_tokenizer, small_vae
+
+    torch.manual_seed(0)
+    tokenizer = small_tokenizer(["1girl, solo, standing"] * 3, length=16, vocab_size=500)
+    vae = small_vae([8, 8, 8], latent_channels=4, resolution=32)
+    pipeline = small_stable_diffusion(vae, tokenizer, 32, block_out_channels=(8, 16), text_width=16)
+    folder = tmp_path_factory.mktemp("stable_diffusion")
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def stable_diffusion(stable_diffusion_dir):
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(stable_diffusion_dir)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,179 @@
+"""`retribooru build`: from the authors' form to the figures table."""
+
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from handmade import BBOX, HEAD_BOX, draw, write_figures
+from PIL import Image
+
+from retribooru.dataset_script.build import build_figures
+from retribooru.dataset_script.build.annotations import name_outfits, read_annotations
+from retribooru.dataset_script.figures import SPLITS, split_of
+
+
+def rows_of(out):
+    return [row for file in sorted((out / "data").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+
+
+def rejects_of(out):
+    return [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
+
+
+def build(folder, out, **options):
+    return build_figures(folder / "retribooru.json", folder / "images", folder / "masks", out, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_figures(tmp_path / "authors_form", characters=3, images=3)
+
+
+def change(folder, image_id, **changes):
+    """Changes the record of `image_id` in the annotations."""
+    path = folder / "retribooru.json"
+    records = json.loads(path.read_text())
+    for record in records:
+        if record["id"] == image_id:
+            record.update(changes)
+    path.write_text(json.dumps(records))
+
+
+def test_every_record_becomes_a_row(folder, tmp_path):
+    report = build(folder, tmp_path / "out")
+    rows = rows_of(tmp_path / "out")
+    assert sorted(row["image_id"] for row in rows) == ["100", "101", "102", "200", "201", "202", "300", "301", "302"]
+    assert report.identities == 3 and report.rejects == {} and report.alone == 0
+    row = next(row for row in rows if row["image_id"] == "201")
+    assert row["head_box"] == HEAD_BOX
+    assert (row["character"], row["artist"], row["outfit"]) == ("character_01", "somebody", "green_dress")
+    assert row["tags"] == ["1girl", "solo", "standing"] and row["prompt"] == "1girl, solo, standing"
+    assert row["image"]["bytes"] == (folder / "images" / "201.png").read_bytes()
+    assert Image.open(io.BytesIO(row["mask"]["bytes"])).mode == "L"
+
+
+BAD = {
+    "missing image": (lambda f: (f / "images/101.png").unlink(), "image: 101 is missing in"),
+    "missing mask": (lambda f: (f / "masks/101.png").unlink(), "mask: 101 is missing in"),
+    "unreadable image": (lambda f: (f / "images/101.png").write_bytes(b"no image"), "image: 101.png cannot be read"),
+    "cut-off image": (
+        lambda f: (f / "images/101.png").write_bytes((f / "images/101.png").read_bytes()[:60]),
+        "image: 101.png cannot be read",
+    ),
+    "mask of another size": (
+        lambda f: Image.new("L", (10, 10), 255).save(f / "masks/101.png"),
+        "mask: got size (10, 10), wanted the image's (40, 60)",
+    ),
+    "empty mask": (lambda f: Image.new("L", (40, 60)).save(f / "masks/101.png"), "mask: got one without a figure"),
+    "box outside": (lambda f: change(f, "101", bbox=[0.9, 0.2, 0.4, 0.2]), "bbox: got [0.9, 0.2, 0.4, 0.2]"),
+    "box of no size": (lambda f: change(f, "101", bbox=[0.5, 0.2, 0, 0.2]), "bbox: got [0.5, 0.2, 0, 0.2]"),
+    "box of three": (lambda f: change(f, "101", bbox=[0.5, 0.2, 0.1]), "bbox: got [0.5, 0.2, 0.1], wanted four"),
+    "box of words": (lambda f: change(f, "101", bbox=["a", 0, 0, 1]), "bbox: got ['a', 0, 0, 1], wanted four"),
+    "box not finite": (lambda f: change(f, "101", bbox=[float("nan"), 0, 0, 1]), "bbox: got [nan, 0, 0, 1]"),
+    "two artists": (lambda f: change(f, "101", artists=["a", "b"]), "artists: got 2, wanted exactly one"),
+    "no character": (lambda f: change(f, "101", character=""), "character: got '', wanted a string"),
+    "id that leaves the folder": (lambda f: change(f, "101", id="../../secret"), "id: got '../../secret', wanted"),
+    "id that came before": (lambda f: change(f, "101", id="100"), "id: 100 came before"),
+}
+
+
+@pytest.mark.parametrize("spoil, reason", BAD.values(), ids=BAD)
+def test_bad_records_are_listed_and_the_rest_go_on(folder, tmp_path, spoil, reason):
+    spoil(folder)
+    report = build(folder, tmp_path / "out")
+    (line,) = rejects_of(tmp_path / "out")
+    assert line["reason"].startswith(reason)
+    assert line["record"]["prompts" if "prompts" in line["record"] else "prompt"] == "1girl, solo, standing"
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == sum(report.figures.values()) == 8 and sum(report.rejects.values()) == 1
+    assert sum(row["character"] == "character_00" for row in rows) == 2
+
+
+def test_no_box_is_no_fault(folder, tmp_path):
+    change(folder, "101", bbox=None)
+    build(folder, tmp_path / "out")
+    assert [row["head_box"] for row in rows_of(tmp_path / "out") if row["image_id"] == "101"] == [None]
+
+
+def test_box_at_the_border(folder, tmp_path):
+    change(folder, "101", bbox=[0.2, 0.1, 0.4, 0.2])
+    build(folder, tmp_path / "out")
+    assert [row["head_box"] for row in rows_of(tmp_path / "out") if row["image_id"] == "101"] == [[0, 0, 16, 12]]
+
+
+def test_arguments_that_name_nothing(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="annotations: got .*nothing.json, which is not there"):
+        build_figures(folder / "nothing.json", folder / "images", folder / "masks", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="masks: got .*nothing, which is not a folder"):
+        build_figures(folder / "retribooru.json", folder / "images", folder / "nothing", tmp_path / "out")
+    with pytest.raises(ValueError, match="out_of_domain: got 2, wanted a share"):
+        build(folder, tmp_path / "out", out_of_domain=2)
+    (folder / "retribooru.json").write_text("{]")
+    with pytest.raises(ValueError, match="retribooru.json is not JSON"):
+        build(folder, tmp_path / "out")
+    (folder / "retribooru.json").write_text("[]")
+    with pytest.raises(ValueError, match="holds no record"):
+        build(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_building_again_replaces_the_table_and_a_failed_build_leaves_it(folder, tmp_path):
+    out = tmp_path / "out"
+    build(folder, out)
+    (out / "data.partial").mkdir()  # what a killed build leaves
+    (out / "data.partial" / "train-00000.parquet").write_bytes(b"half")
+    change(folder, "100", character="somebody_else")
+    build(folder, out)
+    rows = rows_of(out)
+    assert len(rows) == 9 and any(row["character"] == "somebody_else" for row in rows)
+    assert sorted(path.name for path in out.iterdir()) == ["data", "rejects.jsonl"]
+    (folder / "retribooru.json").write_text("[]")
+    with pytest.raises(ValueError):
+        build(folder, out)
+    assert rows_of(out) == rows
+
+
+def record(image_id, similar, cloths=("dress",), character="a"):
+    return {"image_id": image_id, "character": character, "artist": "x", "outfit": None, "cloths": list(cloths),
+            "similar": similar}  # fmt: skip
+
+
+def test_outfits_are_what_similar_links():
+    records = [record("1", ["2"]), record("2", []), record("3", ["4"]), record("4", ["3"]), record("5", ["1"], character="b")]
+    name_outfits(records)
+    outfits = {entry["image_id"]: entry["outfit"] for entry in records}
+    assert outfits == {"1": "dress (1)", "2": "dress (1)", "3": "dress (3)", "4": "dress (3)", "5": "dress"}
+
+
+def test_outfit_is_named_after_shared_clothes():
+    records = [record("1", ["2"], ["hat", "skirt"]), record("2", ["1"], ["skirt", "scarf"])]
+    name_outfits(records)
+    assert [entry["outfit"] for entry in records] == ["skirt", "skirt"]
+
+
+def test_split_depends_on_names_alone():
+    names = [(f"character_{i // 5}", str(i)) for i in range(5000)]
+    splits = {name: split_of(*name, seed=1, out_of_domain=0.2, in_domain=0.1) for name in names}
+    assert splits == {name: split_of(*name, seed=1, out_of_domain=0.2, in_domain=0.1) for name in reversed(names)}
+    by_character = {}
+    for (character, _), split in splits.items():
+        by_character.setdefault(character, set()).add(split)
+    assert all(found == {"out_of_domain"} or "out_of_domain" not in found for found in by_character.values())
+    share = sum("out_of_domain" in found for found in by_character.values()) / len(by_character)
+    assert 0.15 < share < 0.25
+    assert set(splits.values()) == set(SPLITS)
+    assert splits != {name: split_of(*name, seed=2, out_of_domain=0.2, in_domain=0.1) for name in names}
+
+
+def test_real_figures(real_figures, tmp_path):
+    report = build(real_figures, tmp_path / "out")
+    assert sum(report.figures.values()) == 608
+    assert report.identities == 120 and report.rejects == {} and report.alone == 0
+    assert len(rows_of(tmp_path / "out")) == 608
+
+
+def test_reader_keeps_the_box_as_it_came(folder):
+    records, rejects = read_annotations(folder / "retribooru.json")
+    assert [entry["bbox"] for entry in records] == [BBOX] * 9 and not rejects
+    assert draw("red")[0].size == (40, 60)

@@ -1,0 +1,92 @@
+"""`load_dataset("retribooru", ...)`."""
+
+import subprocess
+import sys
+
+import pytest
+from handmade import HEAD_BOX
+from datasets import load_dataset
+
+import retribooru  # noqa: F401
+from retribooru.dataset_script.concepts import crop_concept
+from retribooru.dataset_script.figures import FIGURES, SPLITS, TASK_ROWS
+from retribooru.dataset_script.references import RECIPES
+
+
+def pixels(image):
+    return image.mode, image.size, image.tobytes()
+
+
+@pytest.fixture(scope="module")
+def figures(data_dir):
+    return load_dataset("retribooru", "figures", data_dir=str(data_dir))
+
+
+def test_figures(figures):
+    assert set(figures) == set(SPLITS)
+    assert sum(figures.num_rows.values()) == 48
+    assert set(figures["train"].features) == set(FIGURES)
+    row = figures["train"][0]
+    assert row["image"].size == row["mask"].size == (40, 60) and row["head_box"] == HEAD_BOX
+    held_out = set(figures["out_of_domain"]["character"])
+    assert held_out and not held_out & {*figures["train"]["character"], *figures["in_domain"]["character"]}
+
+
+@pytest.mark.parametrize("task", RECIPES)
+def test_tasks(data_dir, figures, task):
+    dataset = load_dataset("retribooru", task, data_dir=str(data_dir))
+    rows_of = {split: {row["image_id"]: row for row in figures[split]} for split in SPLITS}
+    for split, rows in dataset.items():
+        assert set(rows.features) == set(TASK_ROWS)
+        assert set(rows["target_id"]) == set(rows_of[split])
+        # In-domain targets are new images of trained characters.
+        pool = rows_of["train" if split == "in_domain" else split]
+        for row in rows:
+            assert tuple(row["reference_concepts"]) == RECIPES[task]
+            assert row["target_id"] not in row["reference_ids"]
+            assert row["target"] == rows_of[split][row["target_id"]]["image"]
+            for image_id, concept, image, mask in zip(
+                row["reference_ids"], row["reference_concepts"], row["reference_images"], row["reference_masks"]
+            ):
+                source = pool[image_id]
+                assert all(source[key] == row[key] for key in ("character", "artist", "outfit"))
+                expected = crop_concept(concept, source["image"], source["mask"], source["head_box"])
+                assert [pixels(image), pixels(mask)] == [pixels(crop) for crop in expected]
+
+
+def test_same_rows_every_time_and_others_for_another_seed(data_dir, tmp_path):
+    def ids(cache, **options):
+        rows = load_dataset("retribooru", "compose", data_dir=str(data_dir), split="train", cache_dir=str(cache), **options)
+        return list(zip(rows["target_id"], rows["reference_ids"]))
+
+    assert ids(tmp_path / "a") == ids(tmp_path / "b") != ids(tmp_path / "a", seed=1)
+
+
+def test_streaming_gives_the_same_rows(data_dir):
+    options = {"data_dir": str(data_dir), "split": "train"}
+    streamed = list(load_dataset("retribooru", "reconstruct", streaming=True, **options))
+    assert streamed == list(load_dataset("retribooru", "reconstruct", **options))
+
+
+def test_a_built_folder_loads_without_our_code(data_dir, figures, tmp_path):
+    plain = load_dataset("parquet", data_dir=str(data_dir), cache_dir=str(tmp_path))
+    assert plain.num_rows == figures.num_rows
+    assert plain["train"][0] == figures["train"][0]
+
+
+def test_data_dir_without_figures(tmp_path):
+    (tmp_path / "notes.txt").write_text("no figures")
+    with pytest.raises(ValueError, match="data_dir: got .* which has no figures; wanted a folder that `retribooru build"):
+        load_dataset("retribooru", "compose", data_dir=str(tmp_path))
+    with pytest.raises(Exception, match="doesn't contain any data files"):
+        load_dataset("retribooru", "compose", data_dir=str(tmp_path / "nothing"))
+
+
+def test_unknown_config(data_dir):
+    with pytest.raises(ValueError, match="reconstruct"):
+        load_dataset("retribooru", "paint", data_dir=str(data_dir))
+
+
+def test_import_is_light():
+    code = "import sys, retribooru; print([m for m in ('torch', 'diffusers', 'transformers', 'evaluate') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
