@@ -105,7 +105,7 @@ Arguments = TypeVar("Arguments", bound=OptimizationArguments)
 
 def parse(kind: type[Arguments], argv: list[str]) -> Arguments:
     """Flags, over `--preset NAME_OR_FILE` where one is given, over the defaults. Unknown keys are refused."""
-    parser = HfArgumentParser(kind)
+    parser = HfArgumentParser(kind, allow_abbrev=False)  # a misspelt flag is not another one
     parser.add_argument("--preset", default=None, help="A YAML file, or the name of one of the presets that come along.")
     known, _ = parser.parse_known_args([*argv, *_placeholders(argv)])
     if known.preset:

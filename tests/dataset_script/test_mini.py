@@ -122,6 +122,11 @@ def test_records_match_the_files(edition):
     for record in records:
         assert set(record) == {"id", "character", "artists", "cloths", "prompts", "bbox", "similar"}
         assert record["id"].isdecimal()
+        number = int(record["id"]) // 10 ** 6
+        assert record["character"] == f"chibi_{number - 1:03d}"
+        colours = {*mini.HAIR, *mini.EYES, *mini.CLOTH}
+        assert record["prompts"].startswith("1girl, solo, ")
+        assert not {tag.split("_")[0] for tag in record["prompts"].split(", ")} & colours
         with Image.open(folder / "images" / f"{record['id']}.png") as image:
             assert (image.mode, image.size) == ("RGB", (48, 48))
             image.load()

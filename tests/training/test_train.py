@@ -1,0 +1,222 @@
+"""Training runs of a few steps with tiny models."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from retribooru import RetriBooruPipeline
+from retribooru.training.arguments import PRESETS, TrainArguments, VaeArguments, parse, read_preset
+from retribooru.training.curves import MetricsLog, read_metrics
+from retribooru.training.train import main, other_characters, train, verdict
+from retribooru.training.train_vae import main as main_vae
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, stable_diffusion_dir, tmp_path_factory):
+    """A training of six steps, with a checkpoint after every second."""
+
+    def run(name=None, **options):
+        settings = {
+            "output_dir": str(name or tmp_path_factory.mktemp("run")),
+            "data_dir": str(data_dir),
+            "pretrained_model_name_or_path": str(stable_diffusion_dir),
+            "resolution": 32,
+            "tasks": ["reconstruct", "compose"],
+            "train_batch_size": 2,
+            "max_train_steps": 6,
+            "learning_rate": 1e-2,
+            "lr_warmup_steps": 1,
+            "logging_steps": 1,
+            "validation_steps": 3,
+            "validation_targets": 6,
+            "checkpointing_steps": 2,
+            "proportion_empty_references": 0.0,
+        }
+        return train(TrainArguments(**{**settings, **options}))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(run):
+    return run()
+
+
+def weights(folder):
+    return {
+        f"{part}.{key}": value
+        for part in ("unet", "retrieval_encoder", "vae", "text_encoder")
+        for file in (folder / part).glob("*.safetensors")
+        for key, value in load_file(file).items()
+    }
+
+
+def changed_parts(before, after):
+    """Which groups of weights differ."""
+    groups = {
+        "decoder": ("unet.up_blocks", "unet.conv_norm_out", "unet.conv_out"),
+        "retrieval_layers": ("unet.retrieval_layers",),
+        "sd_encoder": ("unet.conv_in", "unet.time_embedding", "unet.down_blocks", "unet.mid_block"),
+        "retrieval_encoder": ("retrieval_encoder.",),
+        "vae": ("vae.",),
+        "text_encoder": ("text_encoder.",),
+    }
+    assert before.keys() == after.keys()
+    assert all(key.startswith(sum(groups.values(), ())) for key in before)
+    return {
+        name
+        for name, prefixes in groups.items()
+        if any(not torch.equal(before[key], after[key]) for key in before if key.startswith(prefixes))
+    }
+
+
+@pytest.fixture(scope="module")
+def before(stable_diffusion_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("before")
+    RetriBooruPipeline.from_stable_diffusion(str(stable_diffusion_dir)).save_pretrained(folder)
+    return weights(folder)
+
+
+LOCKS = {
+    (): {"retrieval_layers", "decoder", "retrieval_encoder"},
+    ("lock_decoder",): {"retrieval_layers", "retrieval_encoder"},
+    ("lock_encoder",): {"retrieval_layers", "decoder"},
+    ("lock_decoder", "lock_encoder"): {"retrieval_layers"},
+}
+
+
+@pytest.mark.parametrize("locks, expected", LOCKS.items(), ids=["none", "lockDecoder", "lockEncoder", "lockBoth"])
+def test_frozen_parts_are_frozen(run, trained, before, locks, expected):
+    folder = trained if not locks else run(**{lock: True for lock in locks})
+    assert changed_parts(before, weights(folder)) == expected
+
+
+def test_a_run_leaves_a_pipeline_metrics_and_a_curve(trained):
+    assert {"model_index.json", "metrics.jsonl", "loss.png", "checkpoint-2", "checkpoint-4"} <= {
+        path.name for path in trained.iterdir()
+    }
+    assert not list(trained.glob("*.partial"))
+    assert RetriBooruPipeline.from_pretrained(trained).unet.retrieval_layers[0].zero_conv.weight.any()
+    lines = read_metrics(trained / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    looks = [line for line in lines if "own_references" in line]
+    assert [line["step"] for line in looks] == [0, 3, 6]
+    # Before training nothing is retrieved, so whose references they are makes no difference at all.
+    assert looks[0]["own_references"] == looks[0]["other_references"]
+    assert looks[-1]["own_references"] != looks[-1]["other_references"]
+    for line in lines:
+        if "loss" in line:
+            assert line["loss"] == pytest.approx(line["content"] + 0.5 * line["head"], rel=1e-4)
+
+
+def test_going_on_from_a_checkpoint_ends_with_the_same_weights(run, trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    shutil.rmtree(folder / "checkpoint-4")
+    (folder / "checkpoint-6.partial").mkdir()  # what a kill in the middle of a checkpoint leaves
+    for part in ("unet", "retrieval_encoder"):
+        shutil.rmtree(folder / part)
+    run(folder, resume_from_checkpoint="latest")
+    expected, got = weights(trained), weights(folder)
+    assert expected.keys() == got.keys() and all(torch.equal(expected[key], got[key]) for key in expected)
+    assert read_metrics(folder / "metrics.jsonl") == read_metrics(trained / "metrics.jsonl")
+
+
+def test_base_trains_unet_and_text_encoder(run, stable_diffusion_dir, tmp_path):
+    folder = run(tmp_path / "base", train_base=True, max_train_steps=2)
+    plain, new = weights(stable_diffusion_dir), weights(folder)
+    assert changed_parts(plain, new) == {"sd_encoder", "decoder", "text_encoder"}
+    StableDiffusionPipeline.from_pretrained(folder)
+
+
+def test_training_goes_on_from_a_trained_pipeline(run, trained, tmp_path):
+    folder = run(tmp_path / "more", pretrained_model_name_or_path=str(trained), max_train_steps=1, learning_rate=1e-12)
+    expected = weights(trained)
+    assert all(torch.allclose(value, expected[key], atol=1e-6) for key, value in weights(folder).items())
+
+
+def test_vae_by_command(data_dir, tmp_path):
+    main_vae(
+        ["--preset", "demo-vae", "--data_dir", str(data_dir), "--output_dir", str(tmp_path), "--resolution", "32",
+         "--max_train_steps", "3", "--train_batch_size", "2", "--block_out_channels", "8", "8", "--logging_steps", "1"]
+    )  # fmt: skip
+    vae = AutoencoderKL.from_pretrained(tmp_path)
+    pixels = torch.zeros(1, 3, 32, 32)
+    assert vae.encode(pixels).latent_dist.mode().shape == (1, 4, 16, 16)
+    assert np.isfinite(vae.config.scaling_factor) and vae.config.scaling_factor != 0.18215
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3 and (tmp_path / "loss.png").stat().st_size > 1000
+
+
+def test_flags_over_preset_over_defaults(tmp_path):
+    required = ["--output_dir", "out", "--data_dir", "built"]
+    assert parse(TrainArguments, required).learning_rate == 1e-5
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("learning_rate: 0.5\ntasks: [compose]\n")
+    args = parse(TrainArguments, [*required, "--preset", str(preset)])
+    assert (args.learning_rate, args.tasks) == (0.5, ["compose"])
+    assert parse(TrainArguments, [*required, "--preset", str(preset), "--learning_rate", "0.1"]).learning_rate == 0.1
+
+
+def test_presets_fit_their_trainers():
+    assert {path.stem for path in PRESETS.glob("*.yaml")} == {"demo-vae", "demo-base", "demo-retrieval"}
+    for path in PRESETS.glob("*.yaml"):
+        kind = VaeArguments if "vae" in path.stem else TrainArguments
+        kind(output_dir="out", data_dir="built", **read_preset(path.stem, kind))
+
+
+WRONG = {
+    "unknown key": ({"preset": "learning_rat: 1"}, "preset: .* has learning_rat, which TrainArguments does not know"),
+    "no such preset": ({"flags": ["--preset", "recon"]}, "preset: got recon, wanted a YAML file or one of demo-base"),
+    "task": ({"flags": ["--tasks", "paint"]}, r"tasks: got \['paint'\], wanted some of reconstruct, compose"),
+    "share": ({"flags": ["--background_removal", "2"]}, "background_removal: got 2.0, wanted a share between 0 and 1"),
+    "steps": ({"flags": ["--max_train_steps", "0"]}, "max_train_steps: got 0, wanted at least 1"),
+    "precision": ({"flags": ["--mixed_precision", "fp8"]}, "mixed_precision: got fp8, wanted no, fp16 or bf16"),
+    "locked base": ({"flags": ["--train_base", "--lock_decoder"]}, "lock_decoder: got True, wanted none of the locks"),
+    "no checkpoint": ({"flags": ["--resume_from_checkpoint", "latest"]}, "resume_from_checkpoint: got latest, but .* has no"),
+}
+
+
+@pytest.mark.parametrize("given, message", WRONG.values(), ids=WRONG)
+def test_wrong_arguments(tmp_path, data_dir, given, message):
+    flags = given.get("flags", [])
+    if "preset" in given:
+        (tmp_path / "bad.yaml").write_text(given["preset"])
+        flags = ["--preset", str(tmp_path / "bad.yaml")]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        main(["--output_dir", str(tmp_path / "out"), "--data_dir", str(data_dir), *flags])
+
+
+def test_unknown_flag(capsys):
+    with pytest.raises(SystemExit):
+        main(["--output_dir", "a", "--data_dir", "b", "--learning_rat", "1"])
+    assert "--learning_rat" in capsys.readouterr().err
+
+
+def test_another_character_for_each():
+    characters = ["a", "a", "b", "c", "a"]
+    others = other_characters(characters)
+    assert sorted(set(others)) != [] and all(characters[i] != characters[j] for i, j in enumerate(others))
+
+
+def test_verdict():
+    def after(own, other):
+        return verdict([{"step": 0, "own_references": 1.0, "other_references": 2.0},
+                        {"step": 9, "own_references": own, "other_references": other}])  # fmt: skip
+
+    assert "has NOT learned to retrieve" in after(0.1, 0.1) and "has NOT learned" in after(0.1, 0.05)
+    assert "the model retrieves" in after(0.1, 0.12)
+
+
+def test_metrics_survive_a_cut_line_and_go_back(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in range(1, 4):
+        log.add(step, loss=1.0 / step)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    MetricsLog(tmp_path, last_step=2).add(3, loss=5.0)
+    assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1.0, 0.5, 5.0]
