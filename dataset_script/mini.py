@@ -3,12 +3,11 @@
 Figures are drawn in a design space of 100 x 100 units (x to the right, y down) at four times the wanted size and
 then downsampled. An identity is a `Character` in an `Outfit`; pose, expression and background vary by image.
 """
+import io
 import json
 import math
 import os
 import random
-import struct
-import zlib
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -362,17 +361,10 @@ def wardrobe(seed, character, count):
 
 
 def png(image):
-    """PNG bytes without compression, because compressed ones depend on the zlib of a machine; RGB or L."""
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    raw, row = image.tobytes(), image.width * len(image.getbands())
-    raw = b"".join(b"\0" + raw[i:i + row] for i in range(0, len(raw), row))
-    blocks = b"".join(struct.pack("<BHH", i + 65535 >= len(raw), len(part), 65535 - len(part)) + part
-                      for i in range(0, len(raw), 65535) for part in [raw[i:i + 65535]])
-    head = struct.pack(">IIBBBBB", *image.size, 8, {"L": 0, "RGB": 2}[image.mode], 0, 0, 0)
-    data = b"\x78\x01" + blocks + struct.pack(">I", zlib.adler32(raw))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    """PNG bytes of an image."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def put(path, data):

@@ -116,11 +116,11 @@ def image_embeddings(images, model, processor, batch_size: int = 32) -> Tensor:
         torch.Size([1, 512])
     """
     images = _checked_images(images, "images")
-    like = next(model.parameters())
+    device = next(model.parameters()).device
 
     def features(batch):
         pixels = processor(images=batch, return_tensors="pt")["pixel_values"]
-        return model.get_image_features(pixel_values=pixels.to(like.device, like.dtype))
+        return model.get_image_features(pixel_values=pixels.to(device))
 
     return _unit_vectors(images, features, model, batch_size, "images")
 

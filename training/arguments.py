@@ -80,6 +80,9 @@ class TrainArguments(OptimizationArguments):
     inverse_snr_weighting: bool = field(default=False, metadata={"help": "Weigh the loss by clamp(1/SNR, 0.2, 6)."})
     timestep_bias_begin: int = field(default=250, metadata={"help": "Where the favoured timesteps begin."})
     timestep_bias_portion: float = field(default=0.0, metadata={"help": "Share of samples drawn from those alone."})
+    noise_draws: int = field(
+        default=1, metadata={"help": "Times each target of a batch is noised, its references read once for all of them."}
+    )
     proportion_empty_prompts: float = field(default=0.5, metadata={"help": "Prompts dropped (paper: 0.5)."})
     proportion_empty_references: float = field(default=0.1, metadata={"help": "Samples without references. Ours."})
     background_removal: float = field(default=0.5, metadata={"help": "References without background. Not published; ours."})
@@ -94,7 +97,7 @@ class TrainArguments(OptimizationArguments):
         for name in ("timestep_bias_portion", "proportion_empty_prompts", "proportion_empty_references",
                      "background_removal"):  # fmt: skip
             _check(name, 0 <= getattr(self, name) <= 1, getattr(self, name), "a share between 0 and 1")
-        for name in ("checkpointing_steps", "validation_steps", "validation_targets"):
+        for name in ("noise_draws", "checkpointing_steps", "validation_steps", "validation_targets"):
             _check(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
         for name in ("lock_decoder", "lock_encoder"):
             _check(name, not (self.train_base and getattr(self, name)), True, "none of the locks with train_base")

@@ -84,11 +84,15 @@ class Model(nn.Module):
             self.retrieval_encoder = pipeline.retrieval_encoder
 
     def forward(self, noisy, timesteps, text, references=None, concepts=None, scale=1.0):
-        """Predicts the noise in `noisy` (B, c, h, w); `text` are token ids (B, T) where the text encoder is trained."""
+        """Predicts the noise in `noisy` (B, c, h, w); `text` are token ids (B, T) where the text encoder is trained.
+
+        There may be a whole multiple of items to one item's references (B / k, N, c, h, w): k in a row share them.
+        """
         if references is None:
             return self.unet(noisy, timesteps, self.text_encoder(text)[0]).sample
         features = self.retrieval_encoder(references.flatten(0, 1), concepts.flatten(0, 1)).features
-        tokens = concatenate_references(features, batch_size=len(noisy))
+        tokens = concatenate_references(features, batch_size=len(references))
+        tokens = tuple(repeat(level, len(noisy) // len(references)) for level in tokens)
         return self.unet(noisy, timesteps, text, reference_tokens=tokens, retrieval_scale=scale).sample
 
 
@@ -128,20 +132,28 @@ def training_loss(
     model: nn.Module, scheduler, batch: Batch, args: TrainArguments, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
     """One step's loss terms. Everything random comes from `generator` (on the CPU, so that it is alike everywhere)."""
-    count, device = len(batch.latents), batch.latents.device
-    noise = torch.randn(batch.latents.shape, generator=generator).to(device)
+    latents, text, content_mask, head_mask = (
+        repeat(part, args.noise_draws) for part in (batch.latents, batch.text, batch.content_mask, batch.head_mask)
+    )
+    count, device = len(latents), latents.device
+    noise = torch.randn(latents.shape, generator=generator).to(device)
     timesteps = objective.draw_timesteps(
         count, scheduler.config.num_train_timesteps, generator, args.timestep_bias_begin, args.timestep_bias_portion
     ).to(device)
     keep = (torch.rand(count, generator=generator) >= args.proportion_empty_references).float().to(device)
-    noisy = scheduler.add_noise(batch.latents, noise, timesteps)
-    prediction = model(noisy, timesteps, batch.text, batch.references, batch.concepts, keep)
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    prediction = model(noisy, timesteps, text, batch.references, batch.concepts, keep)
     weights = None
     if args.inverse_snr_weighting:
         weights = objective.inverse_snr_weights(scheduler.alphas_cumprod.to(device), timesteps)
     return objective.noise_prediction_loss(
-        prediction, noise, batch.content_mask, batch.head_mask, args.head_loss_weight, weights
+        prediction, noise, content_mask, head_mask, args.head_loss_weight, weights
     )
+
+
+def repeat(tensor: torch.Tensor, times: int) -> torch.Tensor:
+    """(B, ...) -> (B * times, ...), the copies of an item in a row."""
+    return tensor if times == 1 else tensor.repeat_interleave(times, dim=0)
 
 
 @torch.no_grad()

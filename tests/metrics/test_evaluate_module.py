@@ -1,5 +1,6 @@
 """The evaluate module clip_i: by path, from elsewhere, in batches, with its own arguments."""
 
+import sys
 from pathlib import Path
 
 import evaluate
@@ -10,13 +11,23 @@ from retribooru.metrics.functional import clip_i
 MODULE = Path(retribooru.metrics.__file__).parent / "clip_i"
 
 
+def forget_evaluate_modules():
+    """Take the imported modules of evaluate's cache out of sys.modules and return them."""
+    names = [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]
+    return {name: sys.modules.pop(name) for name in names}
+
+
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """Function: the metric loaded by path with its caches in tmp_path, from a folder that holds nothing."""
+    """Function: the metric of a path with its caches in tmp_path, from a working directory that holds nothing."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path / "modules")
-    return lambda: evaluate.load(str(MODULE), cache_dir=str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    before = forget_evaluate_modules()
+    yield lambda path=MODULE: evaluate.load(str(path), cache_dir=str(tmp_path / "cache"))
+    forget_evaluate_modules()
+    sys.modules.update(before)
 
 
 @pytest.fixture
@@ -46,7 +57,7 @@ def test_batches_and_a_loaded_model(load, images, clip):
 
 def test_metric_loads_from_a_relative_path(load, monkeypatch):
     monkeypatch.chdir(MODULE.parent.parent)
-    metric = evaluate.load(f"{MODULE.parent.name}/clip_i", cache_dir=load().data_dir)
+    metric = load(f"{MODULE.parent.name}/clip_i")
     assert metric.name == "clip_i"
     assert "2312.02521" in metric.citation
 
@@ -63,6 +74,7 @@ def test_card_and_requirements_lie_beside_the_module():
         ({"model": True}, "processor is None; wanted model and processor together"),
         ({"processor": True}, "model is None; wanted model and processor together"),
         ({"model": True, "processor": True, "device": "cpu"}, "device is 'cpu' beside a loaded model"),
+        ({"model": True, "processor": True, "batch_size": 0}, "batch_size is 0"),
     ],
 )
 def test_arguments_are_checked(load, images, clip, arguments, message):
