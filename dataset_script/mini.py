@@ -3,6 +3,7 @@
 Figures are drawn in a design space of 100 x 100 units (x to the right, y down) at four times the wanted size and
 then downsampled. An identity is a `Character` in an `Outfit`; pose, expression and background vary by image.
 """
+
 import io
 import json
 import math
@@ -21,15 +22,39 @@ MAX_SIZE = 4096
 INK = (66, 44, 62)
 WHITE = (252, 250, 246)
 
-HAIR = {"black": (58, 56, 74), "brown": (132, 84, 56), "blonde": (248, 214, 110), "red": (206, 52, 52),
-        "orange": (246, 142, 54), "pink": (250, 158, 190), "purple": (146, 92, 196), "blue": (70, 120, 220),
-        "green": (84, 176, 104), "white": (236, 236, 244)}
-EYES = {"blue": (50, 120, 235), "green": (40, 165, 80), "red": (215, 40, 50), "yellow": (240, 180, 30),
-        "purple": (145, 70, 205), "brown": (130, 75, 45)}
+HAIR = {
+    "black": (58, 56, 74),
+    "brown": (132, 84, 56),
+    "blonde": (248, 214, 110),
+    "red": (206, 52, 52),
+    "orange": (246, 142, 54),
+    "pink": (250, 158, 190),
+    "purple": (146, 92, 196),
+    "blue": (70, 120, 220),
+    "green": (84, 176, 104),
+    "white": (236, 236, 244),
+}
+EYES = {
+    "blue": (50, 120, 235),
+    "green": (40, 165, 80),
+    "red": (215, 40, 50),
+    "yellow": (240, 180, 30),
+    "purple": (145, 70, 205),
+    "brown": (130, 75, 45),
+}
 SKIN = {"pale_skin": (255, 229, 212), "tan": (233, 182, 140), "dark_skin": (158, 104, 76)}
-CLOTH = {"white": (246, 246, 248), "black": (62, 60, 72), "red": (216, 54, 60), "orange": (244, 146, 52),
-         "yellow": (250, 218, 84), "green": (76, 164, 92), "blue": (64, 112, 214), "purple": (142, 90, 190),
-         "pink": (248, 156, 186), "brown": (140, 94, 64)}
+CLOTH = {
+    "white": (246, 246, 248),
+    "black": (62, 60, 72),
+    "red": (216, 54, 60),
+    "orange": (244, 146, 52),
+    "yellow": (250, 218, 84),
+    "green": (76, 164, 92),
+    "blue": (64, 112, 214),
+    "purple": (142, 90, 190),
+    "pink": (248, 156, 186),
+    "brown": (140, 94, 64),
+}
 PATTERNS = {"plain": [], "stripes": ["striped"], "dots": ["polka_dot"]}
 BOTTOMS = ("skirt", "pants")
 PASTELS = ((250, 226, 226), (226, 238, 250), (228, 246, 230), (252, 244, 218), (238, 228, 248), (238, 238, 238))
@@ -39,12 +64,27 @@ DOWN = ((42, 58), (36, 66), (34, 74))
 UP = ((42, 58), (29, 58), (19, 45))
 HIP = ((42, 58), (31, 65), (40, 71))
 OUT = ((42, 58), (32, 60), (21, 63))
-POSES = {"standing": (DOWN, DOWN), "arms_up": (UP, UP), "waving": (DOWN, UP), "hand_on_own_hip": (HIP, DOWN),
-         "outstretched_arms": (OUT, OUT)}
-EXPRESSIONS = {"smile": ["smile"], "open_mouth": ["open_mouth", "smile"], "frown": ["frown"],
-               "wink": ["one_eye_closed", "smile"], "blush": ["blush", "closed_mouth"]}
-BACKGROUNDS = {"plain": ["simple_background"], "gradient": ["gradient_background"], "day": ["outdoors", "day"],
-               "night": ["outdoors", "night"], "room": ["indoors"]}
+POSES = {
+    "standing": (DOWN, DOWN),
+    "arms_up": (UP, UP),
+    "waving": (DOWN, UP),
+    "hand_on_own_hip": (HIP, DOWN),
+    "outstretched_arms": (OUT, OUT),
+}
+EXPRESSIONS = {
+    "smile": ["smile"],
+    "open_mouth": ["open_mouth", "smile"],
+    "frown": ["frown"],
+    "wink": ["one_eye_closed", "smile"],
+    "blush": ["blush", "closed_mouth"],
+}
+BACKGROUNDS = {
+    "plain": ["simple_background"],
+    "gradient": ["gradient_background"],
+    "day": ["outdoors", "day"],
+    "night": ["outdoors", "night"],
+    "room": ["indoors"],
+}
 
 
 def mirror(points):
@@ -55,25 +95,83 @@ def mirror(points):
 TAIL = [(28, 22), (18, 20), (10, 34), (9, 52), (14, 68), (14, 68), (21, 58), (25, 44), (28, 32)]
 BACK_HAIR = {
     "short_hair": [[(25, 28), (22, 44), (25, 56), (36, 57), (64, 57), (75, 56), (78, 44), (75, 28)]],
-    "long_hair": [[(26, 24), (22, 44), (21, 62), (18, 80), (18, 80), (28, 82), (34, 79), (42, 82), (58, 82), (66, 79),
-                   (72, 82), (82, 80), (82, 80), (79, 62), (78, 44), (74, 24)]],
+    "long_hair": [
+        [
+            (26, 24),
+            (22, 44),
+            (21, 62),
+            (18, 80),
+            (18, 80),
+            (28, 82),
+            (34, 79),
+            (42, 82),
+            (58, 82),
+            (66, 79),
+            (72, 82),
+            (82, 80),
+            (82, 80),
+            (79, 62),
+            (78, 44),
+            (74, 24),
+        ]
+    ],
     "twintails": [TAIL, mirror(TAIL)],
     "ponytail": [[(60, 12), (72, 5), (86, 13), (91, 32), (87, 52), (79, 66), (79, 66), (78, 50), (78, 34), (70, 24)]],
 }
 # The lower edge of the front hair, from the tip of the right side lock to that of the left one.
 BANGS = {
-    "blunt_bangs": [(72, 52), (68, 42), (68.5, 33), (63, 34), (62, 31), (61, 34.5), (54, 35), (53, 32), (52, 35),
-                    (42, 35), (41, 31.5), (40, 34.5), (31.5, 33), (32, 42), (28, 52)],
-    "swept_bangs": [(73, 50), (69, 40), (67, 29), (61, 20), (57, 29), (50, 33), (51, 30), (44, 35), (36, 38), (38, 34),
-                    (33, 39), (32, 43), (27, 52)],
-    "parted_bangs": [(74, 54), (69, 46), (68, 37), (64, 31), (57, 26), (50, 16), (43, 26), (36, 31), (32, 37),
-                     (31, 46), (26, 54)],
+    "blunt_bangs": [
+        (72, 52),
+        (68, 42),
+        (68.5, 33),
+        (63, 34),
+        (62, 31),
+        (61, 34.5),
+        (54, 35),
+        (53, 32),
+        (52, 35),
+        (42, 35),
+        (41, 31.5),
+        (40, 34.5),
+        (31.5, 33),
+        (32, 42),
+        (28, 52),
+    ],
+    "swept_bangs": [
+        (73, 50),
+        (69, 40),
+        (67, 29),
+        (61, 20),
+        (57, 29),
+        (50, 33),
+        (51, 30),
+        (44, 35),
+        (36, 38),
+        (38, 34),
+        (33, 39),
+        (32, 43),
+        (27, 52),
+    ],
+    "parted_bangs": [
+        (74, 54),
+        (69, 46),
+        (68, 37),
+        (64, 31),
+        (57, 26),
+        (50, 16),
+        (43, 26),
+        (36, 31),
+        (32, 37),
+        (31, 46),
+        (26, 54),
+    ],
 }
 
 
 @dataclass(frozen=True)
 class Character:
     """What stays with a character in every outfit; fields are keys of `HAIR`, `BACK_HAIR`, `BANGS`, `EYES`, `SKIN`."""
+
     hair: str
     style: str
     bangs: str
@@ -87,6 +185,7 @@ class Character:
 @dataclass(frozen=True)
 class Outfit:
     """Colours are keys of `CLOTH`, `pattern` one of `PATTERNS`, `bottom` one of `BOTTOMS`."""
+
     top: str
     sleeves: str
     pattern: str
@@ -101,6 +200,7 @@ class Outfit:
 @dataclass(frozen=True)
 class Figure:
     """One drawing: `image` RGB and `mask` L (0 or 255), both size x size; `head_box` in pixels."""
+
     image: Image.Image
     mask: Image.Image
     head_box: tuple[int, int, int, int]
@@ -120,6 +220,7 @@ class Figure:
 @dataclass(frozen=True)
 class Frame:
     """Maps design units to canvas pixels: turn by `angle` (radians) about `pivot`, then scale and shift."""
+
     unit: float
     shift: tuple[float, float]
     angle: float = 0.0
@@ -232,9 +333,14 @@ def draw_face(draw, frame, character, expression, gaze):
         if expression == "wink" and x > 50:
             stroke(draw, frame, oval(x, 43.5, 4.4, 3.4, 200, 340, 8), INK, 1.3)
             continue
-        fills = ((oval(x, 41.5, 4.6, 5.6), WHITE), (oval(x + gaze, 41.8, 3.7, 5.2), mix(eye, INK, 0.3)),
-                 (oval(x + gaze, 43, 3.3, 3.8), mix(eye, WHITE, 0.12)), (oval(x + gaze, 41.2, 1.7, 2.6), INK),
-                 (oval(x + gaze - 1.5, 39, 1.5, 1.7), WHITE), (oval(x + gaze + 1.4, 44.8, 0.8, 0.8), WHITE))
+        fills = (
+            (oval(x, 41.5, 4.6, 5.6), WHITE),
+            (oval(x + gaze, 41.8, 3.7, 5.2), mix(eye, INK, 0.3)),
+            (oval(x + gaze, 43, 3.3, 3.8), mix(eye, WHITE, 0.12)),
+            (oval(x + gaze, 41.2, 1.7, 2.6), INK),
+            (oval(x + gaze - 1.5, 39, 1.5, 1.7), WHITE),
+            (oval(x + gaze + 1.4, 44.8, 0.8, 0.8), WHITE),
+        )
         for points, colour in fills:
             fill(draw, frame, points, colour)
         stroke(draw, frame, oval(x, 41.5, 4.9, 5.9, 195, 345, 10), INK, 1.5)
@@ -298,8 +404,11 @@ def draw_background(kind, rng, size):
     """RGB, `size` x `size`; `kind` is a key of `BACKGROUNDS`."""
     side = size * OVERSAMPLING
     frame = Frame(side / 100, (0.0, 0.0))
-    colours = {"gradient": (pick(rng, PASTELS), (176, 190, 226)), "day": ((120, 190, 246), (226, 242, 252)),
-               "night": ((26, 30, 72), (86, 78, 140))}
+    colours = {
+        "gradient": (pick(rng, PASTELS), (176, 190, 226)),
+        "day": ((120, 190, 246), (226, 242, 252)),
+        "night": ((26, 30, 72), (86, 78, 140)),
+    }
     upper, lower = colours.get(kind, (pick(rng, PASTELS),) * 2)
     image = ImageOps.colorize(Image.linear_gradient("L").resize((side, side)), upper, lower)
     draw = ImageDraw.Draw(image)
@@ -322,8 +431,9 @@ def draw_background(kind, rng, size):
     return image.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def draw_figure(character: Character, outfit: Outfit, rng: random.Random, size: int = 96,
-                background: str | None = None) -> Figure:
+def draw_figure(
+    character: Character, outfit: Outfit, rng: random.Random, size: int = 96, background: str | None = None
+) -> Figure:
     """A `Figure` of `character` in `outfit`, `size` pixels wide and high, everything else chosen by `rng`.
 
     `background`, a key of `BACKGROUNDS`, replaces the chosen one and leaves the figure as it is.
@@ -354,9 +464,12 @@ def cast(seed, count):
 
 def wardrobe(seed, character, count):
     """The first `count` outfits of the character with this number, no two alike."""
-    every = [Outfit(top, sleeves, pattern, bottom, colour)
-             for top, pattern, bottom, colour in product(CLOTH, PATTERNS, BOTTOMS, CLOTH) if colour != top
-             for sleeves in dict.fromkeys((top, "white", "black"))]
+    every = [
+        Outfit(top, sleeves, pattern, bottom, colour)
+        for top, pattern, bottom, colour in product(CLOTH, PATTERNS, BOTTOMS, CLOTH)
+        if colour != top
+        for sleeves in dict.fromkeys((top, "white", "black"))
+    ]
     return shuffled(random.Random(f"{seed}/{character}/outfits"), every)[:count]
 
 
@@ -374,15 +487,20 @@ def put(path, data):
     os.replace(part, path)
 
 
-def draw_edition(out: Path, characters: int = 60, outfits: int = 2, images: int = 6, size: int = 96,
-                 seed: int = 0) -> Path:
+def draw_edition(
+    out: Path, characters: int = 60, outfits: int = 2, images: int = 6, size: int = 96, seed: int = 0
+) -> Path:
     """Draw an edition into `out` and return the path of its `retribooru.json`.
 
     Writes `images/ID.png`, `masks/ID.png` and at last the records. An image depends on `seed` and on its own
     character, outfit and number only, so larger counts add to an edition and change none of its images.
     """
-    for name, value, low, high in (("characters", characters, 1, 10 ** 6), ("outfits", outfits, 1, 1000),
-                                   ("images", images, 1, 1000), ("size", size, 32, MAX_SIZE)):
+    for name, value, low, high in (
+        ("characters", characters, 1, 10**6),
+        ("outfits", outfits, 1, 1000),
+        ("images", images, 1, 1000),
+        ("size", size, 32, MAX_SIZE),
+    ):
         check(name, value, low, high)
     out = Path(out)
     records = out / "retribooru.json"
@@ -395,16 +513,23 @@ def draw_edition(out: Path, characters: int = 60, outfits: int = 2, images: int 
         for number, character in enumerate(cast(seed, characters)):
             for worn, outfit in enumerate(wardrobe(seed, number, outfits)):
                 # A thousand numbers per outfit and a thousand outfits per character keep ids unique and stable.
-                ids = [str(10 ** 6 * (number + 1) + 1000 * worn + index) for index in range(images)]
+                ids = [str(10**6 * (number + 1) + 1000 * worn + index) for index in range(images)]
                 for index, name in enumerate(ids):
                     figure = draw_figure(character, outfit, random.Random(f"{seed}/{number}/{worn}/{index}"), size)
                     put(out / "images" / f"{name}.png", png(figure.image))
                     put(out / "masks" / f"{name}.png", png(figure.mask))
                     x0, y0, x1, y1 = (edge / size for edge in figure.head_box)
-                    rows.append({"id": name, "character": f"chibi_{number:03d}", "artists": [ARTIST],
-                                 "cloths": outfit.tags(), "prompts": figure.prompt,
-                                 "bbox": [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0],
-                                 "similar": [other for other in ids if other != name]})
+                    rows.append(
+                        {
+                            "id": name,
+                            "character": f"chibi_{number:03d}",
+                            "artists": [ARTIST],
+                            "cloths": outfit.tags(),
+                            "prompts": figure.prompt,
+                            "bbox": [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0],
+                            "similar": [other for other in ids if other != name],
+                        }
+                    )
                     bar.update()
     put(records, (json.dumps(rows, indent=1) + "\n").encode())
     return records

@@ -1,6 +1,6 @@
 """The loading script: a `datasets` builder with one config per task.
 
-    load_dataset("retribooru", "compose", data_dir="built/", split="train")
+load_dataset("retribooru", "compose", data_dir="built/", split="train")
 """
 
 import io
@@ -51,7 +51,7 @@ class RetriBooru(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         if not self.config.data_dir:
-            raise ValueError('data_dir: got none, wanted the folder that `retribooru build --out` wrote')
+            raise ValueError("data_dir: got none, wanted the folder that `retribooru build --out` wrote")
         data_dir = Path(self.config.data_dir)
         shards = {split: sorted(map(str, (data_dir / "data").glob(f"{split}-*.parquet"))) for split in SPLITS}
         if not any(shards.values()):
@@ -82,7 +82,7 @@ class RetriBooru(datasets.GeneratorBasedBuilder):
                 else:
                     yield row["target_id"], row
         if alone:
-            logger.warning("%s: %d images have no other image to draw references from: no rows", self.config.name, alone)
+            logger.warning("%s: %d images have no image to draw references from, no rows", self.config.name, alone)
 
 
 def read_rows(files: list[str]) -> Iterator[dict]:

@@ -16,7 +16,7 @@ from .retrieval_unet import RetrievalUNet2DConditionModel
 
 @dataclass
 class RetrievedFeatures(BaseOutput):
-    """What a call retrieves from. `tokens`: per resolution level, from the finest, (1, S, C); S grows with the references."""
+    """What a call retrieves from: `tokens`, per level from the finest, (1, S, C); S grows with the references."""
 
     tokens: tuple[torch.Tensor, ...]
 
@@ -194,7 +194,7 @@ class RetriBooruPipeline(StableDiffusionPipeline):
                 raise ValueError("reference_features: got them and reference_images, wanted one of the two")
             reference_features = self.encode_references(reference_images, reference_concepts, reference_masks)
         elif reference_concepts is not None or reference_masks is not None:
-            raise ValueError("reference_images: got none with reference_concepts or reference_masks, wanted all or none")
+            raise ValueError("reference_images: got none with reference_concepts or reference_masks, wanted them too")
 
         device = self._execution_device
         self._guidance_scale, self._clip_skip, self._interrupt = guidance_scale, None, False
@@ -238,7 +238,9 @@ class RetriBooruPipeline(StableDiffusionPipeline):
 
         images, nsfw = latents, None
         if output_type != "latent":
-            images = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False, generator=generator)[0]
+            images = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False, generator=generator)[
+                0
+            ]
             images, nsfw = self.run_safety_checker(images, device, prompt_embeds.dtype)
             denormalize = [not found for found in nsfw] if nsfw else [True] * images.shape[0]
             images = self.image_processor.postprocess(images, output_type=output_type, do_denormalize=denormalize)
@@ -250,7 +252,4 @@ class RetriBooruPipeline(StableDiffusionPipeline):
 
 def concatenate_references(features: Sequence[torch.Tensor], batch_size: int) -> tuple[torch.Tensor, ...]:
     """Features of each level, (batch * N, C, h, w) -> tokens of all N references of an item, (batch, N h w, C)."""
-    return tuple(
-        level.flatten(2).transpose(1, 2).reshape(batch_size, -1, level.shape[1])  # (batch * N, hw, C) -> (batch, N hw, C)
-        for level in features
-    )
+    return tuple(level.flatten(2).transpose(1, 2).reshape(batch_size, -1, level.shape[1]) for level in features)

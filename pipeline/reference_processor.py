@@ -27,8 +27,8 @@ class ReferenceProcessor:
         """
         Args:
             images: N images.
-            masks: N masks (above 0 where the figure is, of the image's size) or Nones; where there is one, the background
-                is removed.
+            masks: N masks (above 0 where the figure is, of the image's size) or Nones; where there is one, the
+                background is removed.
 
         Returns:
             (N, 3, size, size) float32 in [-1, 1].

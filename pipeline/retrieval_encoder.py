@@ -35,7 +35,7 @@ def encode(
 
     Returns:
         state (B, C, h, w) of the last down block; time embedding (B, E); text as the blocks want it; and the skips: one
-        tuple per step of the encoder, `conv_in` first, then those of each down block (its layers, then its downsampler).
+        tuple per step of the encoder, `conv_in` first, then of each down block (its layers, then its downsampler).
     """
     if unet.config.center_input_sample:
         sample = 2 * sample - 1.0

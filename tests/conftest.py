@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from handmade import write_figures
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the Hub

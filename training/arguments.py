@@ -52,7 +52,8 @@ class VaeArguments(OptimizationArguments):
     """Training a small VAE from scratch."""
 
     block_out_channels: list[int] = field(
-        default_factory=lambda: [24, 32, 64], metadata={"help": "One level each, every one but the last halves the size."}
+        default_factory=lambda: [24, 32, 64],
+        metadata={"help": "A level each; all but the last halve the size."},
     )
     latent_channels: int = field(default=4, metadata={"help": "Channels of the latents."})
     kl_weight: float = field(default=1e-6, metadata={"help": "Of the KL term."})
@@ -67,13 +68,15 @@ class TrainArguments(OptimizationArguments):
         metadata={"help": "Stable Diffusion or a RetriBooruPipeline to begin with: a Hub id or a folder."},
     )
     tasks: list[str] = field(
-        default_factory=lambda: ["reconstruct"], metadata={"help": "One or more of reconstruct and compose, mixed evenly."}
+        default_factory=lambda: ["reconstruct"],
+        metadata={"help": "Some of reconstruct and compose, mixed evenly."},
     )
     train_base: bool = field(
-        default=False, metadata={"help": "Train U-Net and text encoder without references, to make a base from scratch."}
+        default=False,
+        metadata={"help": "Train U-Net and text encoder without references: a base."},
     )
     lock_decoder: bool = field(default=False, metadata={"help": "Keep the decoder frozen (lockDecoder)."})
-    lock_encoder: bool = field(default=False, metadata={"help": "Keep the retrieval encoder frozen (with the former: lockBoth)."})
+    lock_encoder: bool = field(default=False, metadata={"help": "Keep the retrieval encoder frozen (both: lockBoth)."})
     retrieval_query: str = field(default="decoder", metadata={"help": "decoder, or encoder for the authors' figure."})
     retrieval_lr_multiplier: float = field(default=1.0, metadata={"help": "Of the learning rate, for the new layers."})
     head_loss_weight: float = field(default=0.5, metadata={"help": "Of the head term. Not published; ours."})
@@ -81,11 +84,12 @@ class TrainArguments(OptimizationArguments):
     timestep_bias_begin: int = field(default=250, metadata={"help": "Where the favoured timesteps begin."})
     timestep_bias_portion: float = field(default=0.0, metadata={"help": "Share of samples drawn from those alone."})
     noise_draws: int = field(
-        default=1, metadata={"help": "Times each target of a batch is noised, its references read once for all of them."}
+        default=1,
+        metadata={"help": "Times each target is noised; its references are read once."},
     )
     proportion_empty_prompts: float = field(default=0.5, metadata={"help": "Prompts dropped (paper: 0.5)."})
     proportion_empty_references: float = field(default=0.1, metadata={"help": "Samples without references. Ours."})
-    background_removal: float = field(default=0.5, metadata={"help": "References without background. Not published; ours."})
+    background_removal: float = field(default=0.5, metadata={"help": "Share of references without background. Ours."})
     checkpointing_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
     validation_steps: int = field(default=100, metadata={"help": "Steps between two looks at the held-out characters."})
     validation_targets: int = field(default=32, metadata={"help": "Held-out targets looked at."})
@@ -109,7 +113,7 @@ Arguments = TypeVar("Arguments", bound=OptimizationArguments)
 def parse(kind: type[Arguments], argv: list[str]) -> Arguments:
     """Flags, over `--preset NAME_OR_FILE` where one is given, over the defaults. Unknown keys are refused."""
     parser = HfArgumentParser(kind, allow_abbrev=False)  # a misspelt flag is not another one
-    parser.add_argument("--preset", default=None, help="A YAML file, or the name of one of the presets that come along.")
+    parser.add_argument("--preset", default=None, help="A YAML file, or the name of one that comes along.")
     known, _ = parser.parse_known_args([*argv, *_placeholders(argv)])
     if known.preset:
         parser.set_defaults(**read_preset(known.preset, kind))

@@ -23,7 +23,7 @@ class Augmentation:
 def augment(
     image: Image.Image, mask: Image.Image, head_box: list[int] | None, how: Augmentation, rng: Random
 ) -> tuple[Image.Image, Image.Image, list[int] | None]:
-    """One figure, RGB with its L mask and head box in pixels, changed together; the box is None where it is cut away."""
+    """An image, its mask and head box in pixels, changed together; the box is None where it is cut away."""
     width, height = image.size
     keep = 1 - how.crop * rng.random()
     new_width, new_height = max(1, round(width * keep)), max(1, round(height * keep))

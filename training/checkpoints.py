@@ -30,7 +30,7 @@ def find_checkpoint(output_dir: Path, name: str) -> tuple[Path, int]:
     if name == "latest":
         found = [path for path in output_dir.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
         if not found:
-            raise FileNotFoundError(f"resume_from_checkpoint: got latest, but {output_dir} has no checkpoint-STEP folder")
+            raise FileNotFoundError(f"resume_from_checkpoint: got latest, but {output_dir} has no checkpoint-STEP")
         path = max(found, key=_step_of)
     else:
         path = Path(name) if Path(name).is_dir() else output_dir / name

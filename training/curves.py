@@ -38,7 +38,7 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def plot_metrics(lines: list[dict], path: Path) -> Path:
-    """Left: the terms of the training loss. Right, where it was taken: the held-out loss, own against other references."""
+    """Left: the terms of the training loss. Right, where there is one: the held-out loss, own against other."""
     import matplotlib
 
     matplotlib.use("Agg")

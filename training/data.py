@@ -1,18 +1,44 @@
 """Training examples: references drawn anew every epoch from the figures table."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
+import datasets
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
+import retribooru  # noqa: F401 (teaches datasets the name)
 from retribooru.dataset_script.concepts import CONCEPTS, crop_concept
 from retribooru.dataset_script.figures import IdentityIndex
 from retribooru.dataset_script.references import RECIPES, draw_references, row_rng
 from retribooru.pipeline.reference_processor import pad_to_square, remove_background, to_tensor
 
 from .augment import NO_AUGMENTATION, Augmentation, augment
+
+
+@dataclass
+class Batch:
+    """What the model reads: (B, c, h, w), masks (B, 1, h, w), text (B, T, D), (B, N, c, h, w), (B, N, T, D)."""
+
+    latents: torch.Tensor
+    content_mask: torch.Tensor
+    head_mask: torch.Tensor
+    text: torch.Tensor
+    references: torch.Tensor
+    concepts: torch.Tensor
+
+
+def load_figures(data_dir: str, split: str) -> datasets.Dataset:
+    """The figures config of one split; raises FileNotFoundError where the folder has none."""
+    if not any(Path(data_dir).glob(f"data/{split}-*.parquet")):
+        raise FileNotFoundError(
+            f"data_dir: got {data_dir}, which has no data/{split}-*.parquet; wanted a folder that `retribooru build` "
+            f"wrote, with figures of the split {split}"
+        )
+    return datasets.load_dataset("retribooru", "figures", data_dir=str(data_dir), split=split)
 
 
 class TrainingFigures(Dataset):
@@ -100,7 +126,9 @@ class TrainingFigures(Dataset):
     def _reference(self, image_id: str, concept: str, rng: Random) -> tuple[torch.Tensor, int]:
         row = self.figures[self.index.positions[image_id]]
         color = random_color(rng)
-        image, mask = crop_concept(concept, row["image"].convert("RGB"), row["mask"].convert("L"), row["head_box"], color)
+        image, mask = crop_concept(
+            concept, row["image"].convert("RGB"), row["mask"].convert("L"), row["head_box"], color
+        )
         image, mask, _ = augment(image, mask, None, self.augmentation, rng)
         if rng.random() < self.background_removal:
             image = remove_background(image, mask, color)

@@ -1,51 +1,33 @@
 """Trains the retrieval on top of Stable Diffusion (or, with --train_base, a small Stable Diffusion from scratch).
 
-    accelerate launch -m retribooru.training.train --preset mini-retrieval --data_dir built/ --output_dir runs/retrieval
+accelerate launch -m retribooru.training.train --preset mini-retrieval --data_dir built/ --output_dir runs/retrieval
 """
 
 import logging
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import load_dataset
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import retribooru  # noqa: F401 (teaches datasets the name)
 from retribooru.dataset_script.concepts import CONCEPTS
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline, concatenate_references
 
 from . import objective
 from .arguments import TrainArguments, parse
-from .augment import NO_AUGMENTATION, Augmentation
+from .augment import Augmentation
 from .checkpoints import find_checkpoint, save_checkpoint, save_pipeline
 from .curves import MetricsLog
-from .data import EpochSampler, TrainingFigures
+from .data import Batch, EpochSampler, TrainingFigures, load_figures
+from .held_out import held_out_examples, held_out_losses, other_characters, verdict
 
 logger = logging.getLogger(__name__)
-
-# A run whose held-out loss with another character's references is not at least this share above that with their own
-# has not learned to retrieve.
-PARTED = 0.05
-
-
-@dataclass
-class Batch:
-    """Latents (B, c, h, w), masks (B, 1, h, w), text (B, T, D), reference latents (B, N, c, h, w), concepts (B, N, T, D)."""
-
-    latents: torch.Tensor
-    content_mask: torch.Tensor
-    head_mask: torch.Tensor
-    text: torch.Tensor
-    references: torch.Tensor
-    concepts: torch.Tensor
 
 
 def trainable_modules(pipeline: DiffusionPipeline, args: TrainArguments) -> list[nn.Module]:
@@ -146,56 +128,12 @@ def training_loss(
     weights = None
     if args.inverse_snr_weighting:
         weights = objective.inverse_snr_weights(scheduler.alphas_cumprod.to(device), timesteps)
-    return objective.noise_prediction_loss(
-        prediction, noise, content_mask, head_mask, args.head_loss_weight, weights
-    )
+    return objective.noise_prediction_loss(prediction, noise, content_mask, head_mask, args.head_loss_weight, weights)
 
 
 def repeat(tensor: torch.Tensor, times: int) -> torch.Tensor:
     """(B, ...) -> (B * times, ...), the copies of an item in a row."""
     return tensor if times == 1 else tensor.repeat_interleave(times, dim=0)
-
-
-@torch.no_grad()
-def held_out_losses(model: nn.Module, scheduler, batch: Batch, others: list[int], seed: int) -> dict[str, float]:
-    """Loss on held-out characters with their own references and with another character's, for the same noise.
-
-    When the second rises above the first, the model has begun to retrieve: visible long before it is in pictures.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
-    steps = scheduler.config.num_train_timesteps
-    timesteps = torch.linspace(steps // 4, steps - 1, len(noise)).long().to(noise.device)
-    noisy = scheduler.add_noise(batch.latents, noise, timesteps)
-
-    def loss(order) -> float:
-        prediction = model(noisy, timesteps, batch.text, batch.references[order], batch.concepts[order])
-        terms = objective.noise_prediction_loss(prediction, noise, batch.content_mask, batch.head_mask, 0.0)
-        return terms["loss"].item()
-
-    return {"own_references": loss(list(range(len(noise)))), "other_references": loss(others)}
-
-
-def other_characters(characters: list[str]) -> list[int]:
-    """For each item the next item, in a circle, of another character."""
-    count = len(characters)
-    return [
-        next((i + k) % count for k in range(1, count + 1) if characters[(i + k) % count] != characters[i] or k == count)
-        for i in range(count)
-    ]
-
-
-def held_out_examples(figures, args: TrainArguments) -> dict:
-    """A batch of held-out targets, spread over the table, without augmentation or prompt: references alone tell."""
-    held_out = TrainingFigures(
-        figures, args.tasks, args.resolution, args.seed, background_removal=1.0, prompt_drop=1.0,
-        augmentation=NO_AUGMENTATION,
-    )  # fmt: skip
-    count = min(args.validation_targets, len(held_out))
-    chosen = [held_out[0, i * len(held_out) // count] for i in range(count)]
-    if len({example["character"] for example in chosen}) < 2:
-        raise ValueError("data_dir: the split out_of_domain has one character, wanted two or more to tell them apart")
-    return torch.utils.data.default_collate(chosen)
 
 
 def load_pipeline(args: TrainArguments) -> DiffusionPipeline:
@@ -227,6 +165,13 @@ def train(args: TrainArguments) -> Path:
     if args.resume_from_checkpoint:
         checkpoint, start = find_checkpoint(output_dir, args.resume_from_checkpoint)
 
+    figures = TrainingFigures(
+        load_figures(args.data_dir, "train"),
+        args.tasks, args.resolution, args.seed, args.background_removal, args.proportion_empty_prompts,
+        Augmentation(args.crop, args.flip, args.jitter),
+    )  # fmt: skip
+    held_out_figures = None if args.train_base else load_figures(args.data_dir, "out_of_domain")
+
     pipeline = load_pipeline(args)
     if pipeline.scheduler.config.prediction_type != "epsilon":
         raise ValueError(
@@ -238,11 +183,6 @@ def train(args: TrainArguments) -> Path:
     pipeline.to(accelerator.device)
     scheduler = pipeline.scheduler
 
-    figures = TrainingFigures(
-        load_dataset("retribooru", "figures", data_dir=args.data_dir, split="train"),
-        args.tasks, args.resolution, args.seed, args.background_removal, args.proportion_empty_prompts,
-        Augmentation(args.crop, args.flip, args.jitter),
-    )  # fmt: skip
     per_step = args.train_batch_size * accelerator.num_processes
     sampler = EpochSampler(len(figures), args.max_train_steps * per_step, start * per_step, args.seed)
     loader = DataLoader(
@@ -266,8 +206,7 @@ def train(args: TrainArguments) -> Path:
     concept_table, held_out = None, None
     if not args.train_base:
         concept_table = concept_embeddings(pipeline, accelerator.device)
-        out_of_domain = load_dataset("retribooru", "figures", data_dir=args.data_dir, split="out_of_domain")
-        examples = held_out_examples(out_of_domain, args)
+        examples = held_out_examples(held_out_figures, args)
         held_out = encode_batch(pipeline, examples, concept_table, train_base=False)
         others = other_characters(examples["character"])
     log = MetricsLog(output_dir, start) if accelerator.is_main_process else None
@@ -316,16 +255,6 @@ def train(args: TrainArguments) -> Path:
             print(verdict(log.lines))
     accelerator.end_training()
     return output_dir
-
-
-def verdict(lines: list[dict]) -> str:
-    """What the last look at the held-out characters says."""
-    last = [line for line in lines if "own_references" in line][-1]
-    own, other = last["own_references"], last["other_references"]
-    numbers = f"step {last['step']}: held-out loss {own:.4f} with own references, {other:.4f} with another character's"
-    if other < own * (1 + PARTED):
-        return f"{numbers}. The two have not parted: this run has NOT learned to retrieve."
-    return f"{numbers}. The two have parted: the model retrieves."
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,6 +1,6 @@
 """Trains a small VAE from scratch on the figures and their concept crops.
 
-    python -m retribooru.training.train_vae --preset mini-vae --data_dir built/ --output_dir runs/vae
+python -m retribooru.training.train_vae --preset mini-vae --data_dir built/ --output_dir runs/vae
 """
 
 import sys
@@ -9,19 +9,16 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import load_dataset
 from diffusers import AutoencoderKL
 from diffusers.optimization import get_scheduler
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import retribooru  # noqa: F401 (teaches datasets the name)
-
 from .arguments import VaeArguments, parse
 from .augment import Augmentation
 from .curves import MetricsLog
-from .data import EpochSampler, TrainingFigures
+from .data import EpochSampler, TrainingFigures, load_figures
 from .scratch import small_vae
 
 
@@ -43,7 +40,7 @@ def train_vae(args: VaeArguments) -> Path:
         raise ValueError(f"accelerate launch: got {accelerator.num_processes} processes, wanted one: this VAE is small")
     set_seed(args.seed)
     figures = TrainingFigures(
-        load_dataset("retribooru", "figures", data_dir=args.data_dir, split="train"),
+        load_figures(args.data_dir, "train"),
         ["reconstruct", "compose"], args.resolution, args.seed,
         augmentation=Augmentation(args.crop, args.flip, args.jitter),
     )  # fmt: skip

@@ -69,7 +69,9 @@ def build_figures(
     if not usable:
         raise ValueError(
             f"annotations: none of the {len(rejects)} records of {annotations} can be used; the first: "
-            f"{rejects[0]['reason']}" if rejects else f"annotations: {annotations} holds no record, wanted at least one"
+            f"{rejects[0]['reason']}"
+            if rejects
+            else f"annotations: {annotations} holds no record, wanted at least one"
         )
     name_outfits(usable)
     usable.sort(key=lambda record: (*identity_of(record), record["image_id"]))

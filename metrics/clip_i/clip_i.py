@@ -4,8 +4,7 @@
 import datasets
 import evaluate
 import torch
-from transformers import CLIPModel
-from transformers import CLIPProcessor
+from transformers import CLIPModel, CLIPProcessor
 
 from retribooru.metrics.functional import clip_i
 

@@ -50,7 +50,7 @@ def demo(
     vae_steps: Annotated[int | None, typer.Option(help="Training steps of the VAE")] = None,
     base_steps: Annotated[int | None, typer.Option(help="Training steps of the small Stable Diffusion")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps of the retrieval")] = None,
-    clip: Annotated[str | None, typer.Option(help="A trained CLIP (Hub id or folder), to print CLIP-I and CLIP-T")] = None,
+    clip: Annotated[str | None, typer.Option(help="A trained CLIP (Hub id or folder) to score with")] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn")] = 0,
 ) -> None:
     """The whole chain on this machine, without network: figures, training, a grid of pictures, scores."""

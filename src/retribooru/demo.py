@@ -18,8 +18,10 @@ from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 from retribooru.pipeline.reference_processor import pad_to_square, remove_background
 from retribooru.training.arguments import TrainArguments, VaeArguments, read_preset
 from retribooru.training.curves import read_metrics
+from retribooru.training.data import load_figures
+from retribooru.training.held_out import verdict
 from retribooru.training.scratch import small_stable_diffusion, small_tokenizer
-from retribooru.training.train import train, verdict
+from retribooru.training.train import train
 from retribooru.training.train_vae import train_vae
 
 GUIDANCE_SCALE = 2.0  # a model this small falls apart at Stable Diffusion's 9
@@ -86,14 +88,14 @@ def run_demo(
     print(verdict(lines))
     if not clip:
         print("No CLIP score: an untrained CLIP's mean nothing. Name a trained one with --clip to get them.")
-    print(f"{HONESTY}\nDone in {(time.time() - began) / 60:.1f} minutes:\n  pictures  {grid}\n"
-          f"  loss      {pipeline_dir / 'loss.png'}\n  scores    {scores_file}\n  pipeline  {pipeline_dir}")  # fmt: skip
+    print(f"{HONESTY}\nDone in {(time.time() - began) / 60:.1f} minutes:")
+    results = {"pictures": grid, "loss": pipeline_dir / "loss.png", "scores": scores_file, "pipeline": pipeline_dir}
+    for name, path in results.items():
+        print(f"  {name:<9} {path}")
     return scores
 
 
-def train_all(
-    out: Path, seed: int, vae_steps: int | None, base_steps: int | None, steps: int | None
-) -> Path:
+def train_all(out: Path, seed: int, vae_steps: int | None, base_steps: int | None, steps: int | None) -> Path:
     """VAE, small Stable Diffusion, retrieval: one after the other, by the presets. Returns the pipeline's folder."""
     common = {"data_dir": str(out / "built"), "seed": seed}
 
@@ -103,7 +105,7 @@ def train_all(
 
     vae_dir = train_vae(VaeArguments(**settings("demo-vae", VaeArguments, vae_steps)))
     vae = AutoencoderKL.from_pretrained(vae_dir)
-    prompts = load_dataset("retribooru", "figures", data_dir=common["data_dir"], split="train")["prompt"]
+    prompts = load_figures(common["data_dir"], "train")["prompt"]
     base = settings("demo-base", TrainArguments, base_steps)
     torch.manual_seed(seed)
     start = small_stable_diffusion(vae, small_tokenizer(prompts), base["resolution"])
@@ -156,6 +158,7 @@ def palette_match(generated: list[Image.Image], targets: list[Image.Image], rows
     with the own target is the larger one. The middle of the picture alone is compared (the figure, mostly): backgrounds
     are the prompt's affair. In [0, 1], 0.5 by chance. A rough measure, ours, for models too small for CLIP to judge.
     """
+
     def middle(image):
         width, height = image.size
         return palette(image.crop((width // 4, height // 8, width * 3 // 4, height * 7 // 8)))

@@ -5,9 +5,9 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from handmade import BBOX, HEAD_BOX, draw, write_figures
 from PIL import Image
 
+from handmade import BBOX, HEAD_BOX, draw, write_figures
 from retribooru.dataset_script.build import build_figures
 from retribooru.dataset_script.build.annotations import name_outfits, read_annotations
 from retribooru.dataset_script.figures import SPLITS, split_of
@@ -140,7 +140,13 @@ def record(image_id, similar, cloths=("dress",), character="a"):
 
 
 def test_outfits_are_what_similar_links():
-    records = [record("1", ["2"]), record("2", []), record("3", ["4"]), record("4", ["3"]), record("5", ["1"], character="b")]
+    records = [
+        record("1", ["2"]),
+        record("2", []),
+        record("3", ["4"]),
+        record("4", ["3"]),
+        record("5", ["1"], character="b"),
+    ]
     name_outfits(records)
     outfits = {entry["image_id"]: entry["outfit"] for entry in records}
     assert outfits == {"1": "dress (1)", "2": "dress (1)", "3": "dress (3)", "4": "dress (3)", "5": "dress"}

@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from handmade import HEAD_BOX
 from datasets import load_dataset
 
 import retribooru  # noqa: F401
+from handmade import HEAD_BOX
 from retribooru.dataset_script.concepts import crop_concept
 from retribooru.dataset_script.figures import FIGURES, SPLITS, TASK_ROWS
 from retribooru.dataset_script.references import RECIPES
@@ -56,7 +56,9 @@ def test_tasks(data_dir, figures, task):
 
 def test_same_rows_every_time_and_others_for_another_seed(data_dir, tmp_path):
     def ids(cache, **options):
-        rows = load_dataset("retribooru", "compose", data_dir=str(data_dir), split="train", cache_dir=str(cache), **options)
+        rows = load_dataset(
+            "retribooru", "compose", data_dir=str(data_dir), split="train", cache_dir=str(cache), **options
+        )
         return list(zip(rows["target_id"], rows["reference_ids"]))
 
     assert ids(tmp_path / "a") == ids(tmp_path / "b") != ids(tmp_path / "a", seed=1)
@@ -76,7 +78,9 @@ def test_a_built_folder_loads_without_our_code(data_dir, figures, tmp_path):
 
 def test_data_dir_without_figures(tmp_path):
     (tmp_path / "notes.txt").write_text("no figures")
-    with pytest.raises(ValueError, match="data_dir: got .* which has no figures; wanted a folder that `retribooru build"):
+    with pytest.raises(
+        ValueError, match="data_dir: got .* which has no figures; wanted a folder that `retribooru build"
+    ):
         load_dataset("retribooru", "compose", data_dir=str(tmp_path))
     with pytest.raises(Exception, match="doesn't contain any data files"):
         load_dataset("retribooru", "compose", data_dir=str(tmp_path / "nothing"))
@@ -88,5 +92,6 @@ def test_unknown_config(data_dir):
 
 
 def test_import_is_light():
-    code = "import sys, retribooru; print([m for m in ('torch', 'diffusers', 'transformers', 'evaluate') if m in sys.modules])"
+    heavy = ("torch", "diffusers", "transformers", "evaluate")
+    code = f"import sys, retribooru; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -9,7 +9,14 @@ from PIL import Image, ImageFilter
 
 from retribooru.dataset_script import mini
 from retribooru.dataset_script.mini import (
-    BACKGROUNDS, Character, Outfit, cast, draw_edition, draw_figure, png, wardrobe,
+    BACKGROUNDS,
+    Character,
+    Outfit,
+    cast,
+    draw_edition,
+    draw_figure,
+    png,
+    wardrobe,
 )
 
 GIRL = Character(hair="blue", style="long_hair", bangs="blunt_bangs", eyes="green", skin="tan")
@@ -46,8 +53,17 @@ def test_figure_has_the_promised_form():
     assert (figure.mask.mode, figure.mask.size) == ("L", (64, 64))
     assert set(np.unique(np.asarray(figure.mask))) == {0, 255}
     assert figure.tags[:2] == ["1girl", "solo"]
-    assert set(figure.identity_tags) == {"blue_hair", "long_hair", "blunt_bangs", "green_eyes", "tan", "red_shirt",
-                                         "striped", "white_sleeves", "black_skirt"}
+    assert set(figure.identity_tags) == {
+        "blue_hair",
+        "long_hair",
+        "blunt_bangs",
+        "green_eyes",
+        "tan",
+        "red_shirt",
+        "striped",
+        "white_sleeves",
+        "black_skirt",
+    }
 
 
 def test_same_rng_same_figure_and_another_rng_another():
@@ -68,7 +84,7 @@ def test_mask_parts_figure_from_background(seed):
 
 def test_background_says_itself_in_the_tags():
     for name, tags in BACKGROUNDS.items():
-        assert drawn("a", background=name).free_tags[-len(tags):] == tags
+        assert drawn("a", background=name).free_tags[-len(tags) :] == tags
 
 
 def test_figures_stay_inside_and_heads_on_the_mask():
@@ -122,7 +138,7 @@ def test_records_match_the_files(edition):
     for record in records:
         assert set(record) == {"id", "character", "artists", "cloths", "prompts", "bbox", "similar"}
         assert record["id"].isdecimal()
-        number = int(record["id"]) // 10 ** 6
+        number = int(record["id"]) // 10**6
         assert record["character"] == f"chibi_{number - 1:03d}"
         colours = {*mini.HAIR, *mini.EYES, *mini.CLOTH}
         assert record["prompts"].startswith("1girl, solo, ")
@@ -187,8 +203,18 @@ def test_png_is_read_back(mode, size, tmp_path):
         assert (read.mode, read.size, read.tobytes()) == (mode, size, image.tobytes())
 
 
-@pytest.mark.parametrize("name, value", [("size", 31), ("size", 48.0), ("characters", 0), ("outfits", 0),
-                                         ("outfits", 1001), ("images", -1), ("images", 1001)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("size", 31),
+        ("size", 48.0),
+        ("characters", 0),
+        ("outfits", 0),
+        ("outfits", 1001),
+        ("images", -1),
+        ("images", 1001),
+    ],
+)
 def test_bad_arguments_are_named(name, value, tmp_path):
     with pytest.raises(ValueError, match=rf"^{name}: got {value}, wanted .* from \d+ to \d+"):
         draw_edition(tmp_path / "out", **{name: value})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import evaluate
 import pytest
+
 import retribooru.metrics
 from retribooru.metrics.functional import clip_i
 

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+
 from retribooru.metrics.functional import clip_i, clip_t, image_embeddings, text_embeddings
 
 

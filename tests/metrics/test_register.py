@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from retribooru.metrics import register
 
 SOURCE = (Path(register.__file__).parent / "clip_i" / "clip_i.py").read_bytes()

@@ -83,7 +83,9 @@ def test_encoder_is_the_unets_encoder_before_its_downsamplers(unet):
     assert all(torch.equal(value, plain[key]) for key, value in encoder.state_dict().items())
     assert not any("up_blocks" in key or "mid_block" in key or "conv_out" in key for key in encoder.state_dict())
     seen = []
-    hooks = [block.resnets[-1].register_forward_hook(lambda *args: seen.append(args[2].shape)) for block in unet.down_blocks]
+    hooks = [
+        block.resnets[-1].register_forward_hook(lambda *args: seen.append(args[2].shape)) for block in unet.down_blocks
+    ]
     unet(references, 0, concepts)
     features = encoder(references, concepts).features
     assert [feature.shape for feature in features] == seen

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from handmade import draw
 from PIL import Image
 
+from handmade import draw
 from retribooru import RetriBooruPipeline
 from retribooru.dataset_script.concepts import CONCEPTS
 from retribooru.pipeline.retrieval_encoder import CONCEPT_TEXTS
@@ -120,8 +120,14 @@ def test_concepts_are_those_of_the_dataset():
 
 
 WRONG = {
-    "unknown concept": ({"reference_concepts": ["face", "hat"]}, "reference_concepts: got 'hat', wanted one of body, face"),
-    "fewer concepts": ({"reference_concepts": ["face"]}, "reference_concepts: got 1, wanted as many as reference_images: 2"),
+    "unknown concept": (
+        {"reference_concepts": ["face", "hat"]},
+        "reference_concepts: got 'hat', wanted one of body, face",
+    ),
+    "fewer concepts": (
+        {"reference_concepts": ["face"]},
+        "reference_concepts: got 1, wanted as many as reference_images: 2",
+    ),
     "a concept for all": ({"reference_concepts": "face"}, "reference_concepts: got 'face', wanted a list"),
     "no concepts": ({"reference_concepts": None}, "reference_concepts: got None, wanted a list"),
     "no images": ({"reference_images": []}, "reference_images: got an empty list, wanted at least one"),

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from handmade import draw
 from PIL import Image
 
+from handmade import draw
 from retribooru import ReferenceProcessor
 from retribooru.pipeline.reference_processor import pad_to_square, remove_background
 
@@ -23,9 +23,9 @@ def test_background_removed_and_figure_kept():
         removed, Image.new("RGB", image.size), mask
     )
     background = mask.point(lambda value: 255 - value)
-    assert {c for _, c in Image.composite(removed, Image.new("RGB", image.size, (1, 2, 3)), background).getcolors()} == {
-        (1, 2, 3)
-    }
+    assert {
+        c for _, c in Image.composite(removed, Image.new("RGB", image.size, (1, 2, 3)), background).getcolors()
+    } == {(1, 2, 3)}
 
 
 def test_tensor():
@@ -37,5 +37,7 @@ def test_tensor():
 
 
 def test_mask_of_another_size():
-    with pytest.raises(ValueError, match=r"reference_masks: got a mask of size \(4, 4\), wanted the image's \(40, 60\)"):
+    with pytest.raises(
+        ValueError, match=r"reference_masks: got a mask of size \(4, 4\), wanted the image's \(40, 60\)"
+    ):
         ReferenceProcessor(16)([draw("red")[0]], [Image.new("L", (4, 4))])

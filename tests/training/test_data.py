@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
-from handmade import HEAD_BOX, draw
 from PIL import Image
 
 import retribooru  # noqa: F401
+from handmade import HEAD_BOX, draw
 from retribooru.dataset_script.concepts import CONCEPTS
 from retribooru.training.augment import NO_AUGMENTATION, Augmentation, augment
 from retribooru.training.data import EpochSampler, TrainingFigures
@@ -123,7 +123,9 @@ def test_no_augmentation_changes_nothing():
 def test_box_and_mask_move_with_the_image():
     image, mask = draw("red")
     for seed in range(30):
-        new_image, new_mask, box = augment(image, mask, HEAD_BOX, Augmentation(crop=0.3, flip=0.5, jitter=0), Random(seed))
+        new_image, new_mask, box = augment(
+            image, mask, HEAD_BOX, Augmentation(crop=0.3, flip=0.5, jitter=0), Random(seed)
+        )
         assert new_image.size == new_mask.size
         pixels, figure = np.asarray(new_image), np.asarray(new_mask) > 0
         black = (pixels == 0).all(axis=2)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from retribooru import RetriBooruPipeline
 from retribooru.training.arguments import PRESETS, TrainArguments, VaeArguments, parse, read_preset
 from retribooru.training.curves import MetricsLog, read_metrics
-from retribooru.training.train import main, other_characters, train, verdict
+from retribooru.training.held_out import other_characters, verdict
+from retribooru.training.train import main, train
 from retribooru.training.train_vae import main as main_vae
 
 
@@ -176,18 +177,23 @@ WRONG = {
     "steps": ({"flags": ["--max_train_steps", "0"]}, "max_train_steps: got 0, wanted at least 1"),
     "precision": ({"flags": ["--mixed_precision", "fp8"]}, "mixed_precision: got fp8, wanted no, fp16 or bf16"),
     "locked base": ({"flags": ["--train_base", "--lock_decoder"]}, "lock_decoder: got True, wanted none of the locks"),
-    "no checkpoint": ({"flags": ["--resume_from_checkpoint", "latest"]}, "resume_from_checkpoint: got latest, but .* has no"),
+    "no figures": ({"flags": ["--data_dir", "nothing"]}, "data_dir: got nothing, which has no data/train-\\*.parquet"),
+    "no checkpoint": (
+        {"flags": ["--resume_from_checkpoint", "latest"]},
+        "resume_from_checkpoint: got latest, but .* has no",
+    ),
 }
 
 
 @pytest.mark.parametrize("given, message", WRONG.values(), ids=WRONG)
-def test_wrong_arguments(tmp_path, data_dir, given, message):
+def test_wrong_arguments(tmp_path, data_dir, stable_diffusion_dir, given, message):
     flags = given.get("flags", [])
     if "preset" in given:
         (tmp_path / "bad.yaml").write_text(given["preset"])
         flags = ["--preset", str(tmp_path / "bad.yaml")]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        main(["--output_dir", str(tmp_path / "out"), "--data_dir", str(data_dir), *flags])
+        base = ["--pretrained_model_name_or_path", str(stable_diffusion_dir)]
+        main(["--output_dir", str(tmp_path / "out"), "--data_dir", str(data_dir), *base, *flags])
 
 
 def test_unknown_flag(capsys):
