@@ -48,7 +48,8 @@ class TrainingFigures(Dataset):
 
     Args:
         figures: rows of the figures config.
-        tasks: names of `RECIPES`; each example is of one of them, drawn evenly.
+        tasks: names of `RECIPES`; each example is of one of them, drawn evenly. Empty: targets without references, and
+            every figure is one.
         resolution: side in pixels of targets and references.
         seed: of everything drawn.
         background_removal: probability that a reference loses its background.
@@ -96,17 +97,20 @@ class TrainingFigures(Dataset):
         position = self.targets[number]
         row = self.figures[position]
         rng = Random(f"{self.seed}/{epoch}/example/{row['image_id']}")
-        task = rng.choice(self.tasks)
-        references = [
-            self._reference(image_id, concept, rng) for image_id, concept in self._draw(position, task, epoch)
-        ]
-        return {
+        example = {
             **self._target(row, rng),
             "prompt": "" if rng.random() < self.prompt_drop else row["prompt"],
-            "reference_pixel_values": torch.stack([pixels for pixels, _ in references]),
-            "reference_concepts": torch.tensor([concept for _, concept in references]),
             "character": row["character"],
             "image_id": row["image_id"],
+        }
+        if not self.tasks:
+            return example
+        drawn = self._draw(position, rng.choice(self.tasks), epoch)
+        references = [self._reference(image_id, concept, rng) for image_id, concept in drawn]
+        return {
+            **example,
+            "reference_pixel_values": torch.stack([pixels for pixels, _ in references]),
+            "reference_concepts": torch.tensor([concept for _, concept in references]),
         }
 
     def _target(self, row: dict, rng: Random) -> dict[str, torch.Tensor]:

@@ -91,7 +91,7 @@ def encode_batch(pipeline: DiffusionPipeline, examples: dict, concept_table: tor
         return_tensors="pt",
     ).input_ids.to(device)  # fmt: skip
     latents = encode(examples["pixel_values"])
-    references = examples["reference_pixel_values"]
+    references = examples.get("reference_pixel_values")
     size = latents.shape[-2:]
     return Batch(
         latents=latents,
@@ -167,9 +167,13 @@ def train(args: TrainArguments) -> Path:
 
     figures = TrainingFigures(
         load_figures(args.data_dir, "train"),
-        args.tasks, args.resolution, args.seed, args.background_removal, args.proportion_empty_prompts,
-        Augmentation(args.crop, args.flip, args.jitter),
-    )  # fmt: skip
+        tasks=[] if args.train_base else args.tasks,
+        resolution=args.resolution,
+        seed=args.seed,
+        background_removal=args.background_removal,
+        prompt_drop=args.proportion_empty_prompts,
+        augmentation=Augmentation(args.crop, args.flip, args.jitter),
+    )
     held_out_figures = None if args.train_base else load_figures(args.data_dir, "out_of_domain")
 
     pipeline = load_pipeline(args)

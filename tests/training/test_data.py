@@ -64,6 +64,12 @@ def test_concepts_by_task(figures):
     assert len({tuple(mixed[0, i]["reference_concepts"].tolist()) for i in range(len(mixed))}) == 2
 
 
+def test_without_tasks_every_figure_is_a_target_without_references(figures):
+    data = make(figures, tasks=[])
+    assert len(data) == len(figures)
+    assert not [key for key in data[0, 0] if "reference" in key]
+
+
 def test_padding_is_outside_the_content_mask_and_of_one_random_colour(figures):
     data = make(figures)
     colors = set()
