@@ -47,7 +47,8 @@ class RetrievalLayer(nn.Module):
 class RetrievalUNet2DConditionModel(UNet2DConditionModel):
     """A U-Net with one retrieval layer per decoder block.
 
-    The state-dict keys of the plain U-Net are unchanged; the new ones stand under `retrieval_layers`.
+    The state-dict keys of the plain U-Net are unchanged; the new ones stand under `retrieval_layers`. `from_unet` makes
+    one from a plain U-Net and its weights.
 
     Args:
         retrieval_query: "decoder" (default): the state at the entry of a decoder block asks and is added to.

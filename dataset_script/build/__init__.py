@@ -15,11 +15,13 @@ from .write import replace_folder, write_lines, write_shards
 
 @dataclass
 class BuildReport:
-    """Counts of a build: figures by split, identities, figures without a partner, rejects by the field at fault."""
+    """Counts of a build: figures by split, identities, figures without a partner, links of `similar` that led nowhere,
+    rejects by the field at fault."""
 
     figures: dict[str, int]
     identities: int
     alone: int
+    loose_links: int
     rejects: dict[str, int]
     out: Path
 
@@ -29,6 +31,10 @@ class BuildReport:
             f"{sum(self.figures.values())} figures ({splits}) of {self.identities} identities in {self.out}",
             f"{self.alone} figures have no other image of their identity: in the config figures, in no task",
         ]
+        if self.loose_links:
+            lines.append(
+                f"{self.loose_links} links of `similar` name an image that is not here, or of another character or artist"
+            )
         if self.rejects:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.rejects.items())
             lines.append(f"{sum(self.rejects.values())} records rejected ({reasons}): {self.out / 'rejects.jsonl'}")
@@ -73,7 +79,7 @@ def build_figures(
             if rejects
             else f"annotations: {annotations} holds no record, wanted at least one"
         )
-    name_outfits(usable)
+    loose_links = name_outfits(usable)
     usable.sort(key=lambda record: (*identity_of(record), record["image_id"]))
 
     out = Path(out)
@@ -96,6 +102,7 @@ def build_figures(
         figures=counts,
         identities=len(sizes),
         alone=sum(size == 1 for size in sizes.values()),
+        loose_links=loose_links,
         rejects=dict(Counter(line["reason"].split(":")[0] for line in rejects)),
         out=out,
     )

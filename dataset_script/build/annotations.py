@@ -47,11 +47,13 @@ def reject(entry: object, reason: Exception) -> dict:
     return {"image_id": image_id, "reason": str(reason), "record": entry}
 
 
-def name_outfits(records: list[dict]) -> None:
+def name_outfits(records: list[dict]) -> int:
     """Fills in `outfit`: images that `similar` links, of one character and artist, wear the same.
 
     The name is the clothes that all of them share, or the first image's; where two outfits of a character and artist
     would bear one name, the smallest image id is added.
+
+    Returns how many links could not be followed: to an image that is not here, or of another character or artist.
     """
     by_id = {record["image_id"]: record for record in records}
     group = {image_id: image_id for image_id in by_id}
@@ -62,10 +64,13 @@ def name_outfits(records: list[dict]) -> None:
             image_id = group[image_id]
         return image_id
 
+    loose = 0
     for record in records:
         for other_id in record["similar"]:
             other = by_id.get(other_id)
-            if other and (other["character"], other["artist"]) == (record["character"], record["artist"]):
+            if not other or (other["character"], other["artist"]) != (record["character"], record["artist"]):
+                loose += 1
+            else:
                 first, second = sorted((root(record["image_id"]), root(other_id)))
                 group[second] = first  # the root of a group is its smallest id
 
@@ -80,6 +85,7 @@ def name_outfits(records: list[dict]) -> None:
         for first_id in first_ids:
             for record in outfits[first_id]:
                 record["outfit"] = name if len(first_ids) == 1 else f"{name} ({first_id})"
+    return loose
 
 
 def _clothes_of(records: list[dict]) -> str:

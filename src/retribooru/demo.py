@@ -3,6 +3,8 @@
 import json
 import os
 import time
+from collections import defaultdict
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -118,13 +120,15 @@ def train_all(out: Path, seed: int, vae_steps: int | None, base_steps: int | Non
 def held_out_rows(data_dir: Path, task: str, count: int) -> list[dict]:
     """Rows of characters that were never trained on, of as many identities as there are."""
     dataset = load_dataset("retribooru", task, data_dir=str(data_dir), split="out_of_domain")
-    by_identity = {}
+    identities = {}
     for i, identity in enumerate(zip(dataset["character"], dataset["artist"], dataset["outfit"])):
-        by_identity.setdefault(identity, []).append(i)
+        identities.setdefault(identity, i)
+    by_character = defaultdict(list)
+    for (character, _, _), i in identities.items():
+        by_character[character].append(i)
     # One of each character first, then their other outfits.
-    firsts = sorted((list(by_identity).index(key) - [k[0] for k in by_identity].index(key[0]), found[0])
-                    for key, found in by_identity.items())  # fmt: skip
-    return [dataset[i] for _, i in firsts[:count]]
+    order = [i for turn in zip_longest(*by_character.values()) for i in turn if i is not None]
+    return [dataset[i] for i in order[:count]]
 
 
 def draw(pipeline: RetriBooruPipeline, row: dict, seed: int) -> Image.Image:

@@ -146,10 +146,11 @@ def test_outfits_are_what_similar_links():
         record("3", ["4"]),
         record("4", ["3"]),
         record("5", ["1"], character="b"),
+        record("6", ["gone"], character="c"),
     ]
-    name_outfits(records)
+    assert name_outfits(records) == 2  # to another character, and to nobody
     outfits = {entry["image_id"]: entry["outfit"] for entry in records}
-    assert outfits == {"1": "dress (1)", "2": "dress (1)", "3": "dress (3)", "4": "dress (3)", "5": "dress"}
+    assert outfits == {"1": "dress (1)", "2": "dress (1)", "3": "dress (3)", "4": "dress (3)", "5": "dress", "6": "dress"}
 
 
 def test_outfit_is_named_after_shared_clothes():
