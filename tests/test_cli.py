@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from handmade import write_figures
 from PIL import Image
 
 from retribooru import RetriBooruPipeline
@@ -45,6 +46,13 @@ def test_bad_input_is_one_line_and_status_1(tmp_path):
     assert done.stderr.strip() == "error: images: got b, which is not a folder; wanted one with a file per image id"
     done = retribooru("train", "--output_dir", "a", "--data_dir", "b", "--tasks", "paint", cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: tasks: got ['paint']")
+
+
+def test_demo_of_too_few_characters(tmp_path):
+    figures = write_figures(tmp_path / "figures", characters=1, images=3)
+    done = retribooru("demo", "--out", "demo", "--figures", figures, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "characters to hold out, wanted two or more" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

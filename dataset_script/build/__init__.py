@@ -15,10 +15,14 @@ from .write import replace_folder, write_lines, write_shards
 
 @dataclass
 class BuildReport:
-    """Counts of a build: figures by split, identities, figures without a partner, links of `similar` that led nowhere,
-    rejects by the field at fault."""
+    """Counts of a build.
+
+    figures, characters: by split. alone: figures without a partner. loose_links: links of `similar` that led nowhere.
+    rejects: by the field at fault.
+    """
 
     figures: dict[str, int]
+    characters: dict[str, int]
     identities: int
     alone: int
     loose_links: int
@@ -26,14 +30,16 @@ class BuildReport:
     out: Path
 
     def __str__(self) -> str:
-        splits = ", ".join(f"{count} {split}" for split, count in self.figures.items())
+        splits = ", ".join(
+            f"{count} {split} of {self.characters[split]} characters" for split, count in self.figures.items()
+        )
         lines = [
             f"{sum(self.figures.values())} figures ({splits}) of {self.identities} identities in {self.out}",
             f"{self.alone} figures have no other image of their identity: in the config figures, in no task",
         ]
         if self.loose_links:
             lines.append(
-                f"{self.loose_links} links of `similar` name an image that is not here, or of another character or artist"
+                f"{self.loose_links} links of `similar` name an image that is not here or of another character or artist"
             )
         if self.rejects:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.rejects.items())
@@ -100,6 +106,7 @@ def build_figures(
     sizes = Counter(identity_of(record) for record in usable)
     return BuildReport(
         figures=counts,
+        characters={split: len({record["character"] for record in members}) for split, members in by_split.items()},
         identities=len(sizes),
         alone=sum(size == 1 for size in sizes.values()),
         loose_links=loose_links,

@@ -45,6 +45,7 @@ def test_every_record_becomes_a_row(folder, tmp_path):
     rows = rows_of(tmp_path / "out")
     assert sorted(row["image_id"] for row in rows) == ["100", "101", "102", "200", "201", "202", "300", "301", "302"]
     assert report.identities == 3 and report.rejects == {} and report.alone == 0
+    assert sum(report.characters.values()) >= 3 and report.characters["train"] <= 3
     row = next(row for row in rows if row["image_id"] == "201")
     assert row["head_box"] == HEAD_BOX
     assert (row["character"], row["artist"], row["outfit"]) == ("character_01", "somebody", "green_dress")
@@ -150,7 +151,14 @@ def test_outfits_are_what_similar_links():
     ]
     assert name_outfits(records) == 2  # to another character, and to nobody
     outfits = {entry["image_id"]: entry["outfit"] for entry in records}
-    assert outfits == {"1": "dress (1)", "2": "dress (1)", "3": "dress (3)", "4": "dress (3)", "5": "dress", "6": "dress"}
+    assert outfits == {
+        "1": "dress (1)",
+        "2": "dress (1)",
+        "3": "dress (3)",
+        "4": "dress (3)",
+        "5": "dress",
+        "6": "dress",
+    }
 
 
 def test_outfit_is_named_after_shared_clothes():

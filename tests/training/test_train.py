@@ -143,7 +143,8 @@ def test_training_goes_on_from_a_trained_pipeline(run, trained, tmp_path):
 def test_vae_by_command(data_dir, tmp_path):
     main_vae(
         ["--preset", "demo-vae", "--data_dir", str(data_dir), "--output_dir", str(tmp_path), "--resolution", "32",
-         "--max_train_steps", "3", "--train_batch_size", "2", "--latent_channels", "4", "--block_out_channels", "8", "8", "--logging_steps", "1"]
+         "--max_train_steps", "3", "--train_batch_size", "2", "--latent_channels", "4",
+         "--block_out_channels", "8", "8", "--logging_steps", "1"]
     )  # fmt: skip
     vae = AutoencoderKL.from_pretrained(tmp_path)
     pixels = torch.zeros(1, 3, 32, 32)
