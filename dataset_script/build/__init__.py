@@ -39,7 +39,7 @@ class BuildReport:
         ]
         if self.loose_links:
             lines.append(
-                f"{self.loose_links} links of `similar` name an image that is not here or of another character or artist"
+                f"{self.loose_links} links of `similar` name no image here, or one of another character or artist"
             )
         if self.rejects:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.rejects.items())
