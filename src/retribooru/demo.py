@@ -58,7 +58,7 @@ def run_demo(
     out = Path(out)
     print(HONESTY)
     if figures is None:
-        figures = draw_edition(out / "figures", seed=seed).parent
+        figures = draw_edition(out / "figures", characters=200, outfits=2, images=4, seed=seed).parent
     figures = Path(figures)
     print(build_with_held_out(figures, out / "built", seed))
     pipeline_dir = train_all(out, seed, vae_steps, base_steps, steps)
