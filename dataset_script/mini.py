@@ -4,10 +4,8 @@ Figures are drawn in a design space of 100 x 100 units (x to the right, y down) 
 then downsampled. An identity is a `Character` in an `Outfit`; pose, expression and background vary by image.
 """
 
-import io
 import json
 import math
-import os
 import random
 from dataclasses import dataclass
 from itertools import product
@@ -15,6 +13,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
+
+from .files import encode_png, replacing
 
 ARTIST = "retribooru_mini"
 OVERSAMPLING = 4
@@ -473,18 +473,9 @@ def wardrobe(seed, character, count):
     return shuffled(random.Random(f"{seed}/{character}/outfits"), every)[:count]
 
 
-def png(image):
-    """PNG bytes of an image."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 def put(path, data):
-    """Write beside `path` and move into place, so that no half file ever carries the final name."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    with replacing(path) as partial:
+        partial.write_bytes(data)
 
 
 def draw_edition(
@@ -516,8 +507,8 @@ def draw_edition(
                 ids = [str(10**6 * (number + 1) + 1000 * worn + index) for index in range(images)]
                 for index, name in enumerate(ids):
                     figure = draw_figure(character, outfit, random.Random(f"{seed}/{number}/{worn}/{index}"), size)
-                    put(out / "images" / f"{name}.png", png(figure.image))
-                    put(out / "masks" / f"{name}.png", png(figure.mask))
+                    put(out / "images" / f"{name}.png", encode_png(figure.image))
+                    put(out / "masks" / f"{name}.png", encode_png(figure.mask))
                     x0, y0, x1, y1 = (edge / size for edge in figure.head_box)
                     rows.append(
                         {

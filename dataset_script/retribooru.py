@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from .concepts import crop_concept
 from .figures import FIGURES, SPLITS, TASK_ROWS, identity_of
+from .files import encode_png
 from .references import RECIPES, draw_references, row_rng
 
 logger = logging.getLogger(__name__)
@@ -145,9 +146,3 @@ def encoded_crop(concept: str, row: dict) -> tuple[dict, dict]:
     image, mask = (ImageOps.exif_transpose(Image.open(io.BytesIO(row[key]["bytes"]))) for key in ("image", "mask"))
     crop = crop_concept(concept, image.convert("RGB"), mask.convert("L"), row["head_box"])
     return tuple({"bytes": encode_png(part), "path": None} for part in crop)
-
-
-def encode_png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()

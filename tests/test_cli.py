@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from handmade import write_figures
 from PIL import Image
 
+from handmade import write_figures
 from retribooru import RetriBooruPipeline
 
 

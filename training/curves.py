@@ -1,8 +1,10 @@
 """Metrics on disk, a line of JSON per look, and their curves as PNG."""
 
 import json
-import os
 from pathlib import Path
+
+from retribooru.dataset_script.build.write import write_lines
+from retribooru.dataset_script.files import replacing
 
 
 class MetricsLog:
@@ -12,9 +14,7 @@ class MetricsLog:
         self.path = Path(folder) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.lines = [line for line in read_metrics(self.path) if line["step"] <= last_step]
-        partial = self.path.with_name("metrics.jsonl.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
-        os.replace(partial, self.path)
+        write_lines(self.path, self.lines)
 
     def add(self, step: int, **values: float) -> None:
         self.lines.append({"step": step, **values})
@@ -61,10 +61,9 @@ def plot_metrics(lines: list[dict], path: Path) -> Path:
         axis.set(xlabel="step", ylabel="loss", title="held-out characters, fixed noise")
         axis.legend()
     figure.tight_layout()
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, dpi=110, format="png")
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
     plt.close(figure)
-    os.replace(partial, path)
     return path
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..figures import FIGURES, identity_of
+from ..files import replacing
 
 SHARD_BYTES = 500 << 20
 
@@ -38,9 +38,8 @@ def write_shards(split: str, rows: Iterable[dict], folder: Path) -> int:
 
 def write_lines(path: Path, lines: Iterable[dict]) -> None:
     """Writes JSON lines, beside the file's name first."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
 
 def replace_folder(partial: Path, final: Path) -> None:

@@ -1,7 +1,6 @@
 """`retribooru demo`: figures -> dataset -> training -> pipeline -> pictures -> scores, on any machine, in minutes."""
 
 import json
-import os
 import time
 from collections import defaultdict
 from itertools import zip_longest
@@ -14,6 +13,7 @@ from diffusers import AutoencoderKL
 from PIL import Image, ImageDraw
 
 from retribooru.dataset_script.build import BuildReport, build_figures
+from retribooru.dataset_script.files import replacing
 from retribooru.dataset_script.mini import draw_edition
 from retribooru.dataset_script.references import RECIPES
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
@@ -81,9 +81,8 @@ def run_demo(
         **(clip_scores(clip, rows, generated) if clip else {}),
     }
     scores_file = out / "scores.json"
-    partial = scores_file.with_name("scores.json.partial")
-    partial.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, scores_file)
+    with replacing(scores_file) as partial:
+        partial.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
 
     print(json.dumps(scores, indent=2))
     print(verdict(lines))
@@ -226,7 +225,6 @@ def save_grid(path: Path, rows: dict, generated: dict, targets: dict, cell: int 
                 x = column * (cell + gap) + gap + (gap if column >= len(references) else 0)
                 grid.paste(image.resize((cell, cell), Image.NEAREST if image.width < cell else Image.BICUBIC), (x, y))
             y += cell + gap
-    partial = path.with_name(path.name + ".partial")
-    grid.save(partial, format="PNG")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        grid.save(partial, format="PNG")
     return path

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from retribooru.dataset_script import mini
+from retribooru.dataset_script.files import encode_png
 from retribooru.dataset_script.mini import (
     BACKGROUNDS,
     Character,
@@ -15,7 +16,6 @@ from retribooru.dataset_script.mini import (
     cast,
     draw_edition,
     draw_figure,
-    png,
     wardrobe,
 )
 
@@ -198,7 +198,7 @@ def test_a_killed_run_leaves_no_records(tmp_path, monkeypatch):
 @pytest.mark.parametrize("mode, size", [("L", (5, 3)), ("RGB", (5, 3)), ("RGB", (300, 200))])
 def test_png_is_read_back(mode, size, tmp_path):
     image = Image.frombytes(mode, size, random.Random(0).randbytes(size[0] * size[1] * len(mode)))
-    (tmp_path / "a.png").write_bytes(png(image))
+    (tmp_path / "a.png").write_bytes(encode_png(image))
     with Image.open(tmp_path / "a.png") as read:
         assert (read.mode, read.size, read.tobytes()) == (mode, size, image.tobytes())
 
