@@ -2,21 +2,24 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Features, Image, Value
 
 SPLITS = ("train", "in_domain", "out_of_domain")
 IDENTITY = ("character", "artist", "outfit")
+LABELS = ("image_id", "head_box", *IDENTITY)  # what drawing references needs to know of an image
 
 # One row per image. `mask` is 255 where the figure is; `head_box` is [x_min, y_min, x_max, y_max] in pixels of `image`,
 # null where no head was found. Images of one (character, artist, outfit) show the same figure in the same clothes.
 FIGURES = Features(
     {
         "image_id": Value("string"),
-        "image": Image(),
-        "mask": Image(),
+        "image": Image(mode="RGB"),
+        "mask": Image(mode="L"),
         "head_box": [Value("int32")],
         "character": Value("string"),
         "artist": Value("string"),
@@ -30,22 +33,32 @@ FIGURES = Features(
 )
 
 # One row per target, the same for every task. The reference_* lists are parallel and bear the names of the pipeline's
-# arguments: RetriBooruPipeline(row["prompt"], reference_images=row["reference_images"], ...).
+# arguments: RetriBooruPipeline(row["prompt"], reference_images=row["reference_images"], ...). The references' own
+# identity is the target's, but for the bodies of `swap`: these are somebody else's, and since no picture of the one in
+# the other's clothes exists, the target of `swap` is the picture of the faces' identity.
 TASK_ROWS = Features(
     {
         "target_id": Value("string"),
-        "target": Image(),
-        "target_mask": Image(),
+        "target": Image(mode="RGB"),
+        "target_mask": Image(mode="L"),
         "head_box": [Value("int32")],
         "prompt": Value("string"),
         "character": Value("string"),
         "artist": Value("string"),
         "outfit": Value("string"),
-        "reference_images": [Image()],
-        "reference_masks": [Image()],
+        "reference_images": [Image(mode="RGB")],
+        "reference_masks": [Image(mode="L")],
         "reference_concepts": [Value("string")],
         "reference_ids": [Value("string")],
+        "reference_characters": [Value("string")],
+        "reference_artists": [Value("string")],
+        "reference_outfits": [Value("string")],
     }
+)
+
+# The columns of a task's row that need no pixels.
+TASK_LABELS = Features(
+    {name: feature for name, feature in TASK_ROWS.items() if name.split("_")[-1] not in ("target", "images", "mask", "masks")}
 )
 
 
@@ -57,27 +70,31 @@ def identity_of(row: dict) -> tuple[str, str, str]:
 class IdentityIndex:
     """Which images of a figures table show the same identity, by position in the table.
 
-    Holds no pixels: made from the columns image_id, character, artist, outfit and head_box.
+    Args:
+        labels: the columns `LABELS`, a row per image; no pixels are held.
     """
 
-    def __init__(self, rows: Iterable[dict]):
-        self.image_ids, self.identities, self.has_head = [], [], []
+    def __init__(self, labels: pa.Table):
+        self.image_ids: list[str] = labels.column("image_id").to_pylist()
+        self.has_head: list[bool] = pc.fill_null(pc.greater(pc.list_value_length(labels["head_box"]), 0), False).to_pylist()
+        self.identities = list(zip(*(labels.column(name).to_pylist() for name in IDENTITY)))
         self.members = defaultdict(list)
-        for position, row in enumerate(rows):
-            identity = identity_of(row)
-            self.image_ids.append(row["image_id"])
-            self.identities.append(identity)
-            self.has_head.append(bool(row["head_box"]))
+        for position, identity in enumerate(self.identities):
             self.members[identity].append(position)
 
     @classmethod
     def from_dataset(cls, figures) -> "IdentityIndex":
         """From a `datasets.Dataset` of the figures config, without decoding an image."""
-        return cls(figures.select_columns(["image_id", "head_box", *IDENTITY]))
+        return cls(figures.select_columns(list(LABELS)).with_format("arrow")[:])
 
     def images_like(self, position: int) -> dict[str, bool]:
         """{image_id: has a head box} of all images of the identity at `position`, itself included."""
         return {self.image_ids[i]: self.has_head[i] for i in self.members[self.identities[position]]}
+
+    @cached_property
+    def identities_with_head(self) -> list[tuple[str, str, str]]:
+        """Identities that faces and bodies can be cut from, sorted."""
+        return sorted({identity for identity, head in zip(self.identities, self.has_head) if head})
 
     @cached_property
     def positions(self) -> dict[str, int]:

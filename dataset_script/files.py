@@ -1,8 +1,10 @@
-"""Files that are whole or not there."""
+"""Files and folders that are whole or not there."""
 
 import io
+import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +19,39 @@ def replacing(path: Path) -> Iterator[Path]:
     os.replace(partial, path)
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """PNG bytes of an image."""
+@contextmanager
+def replacing_folder(final: Path) -> Iterator[Path]:
+    """An empty folder beside `final` to fill; put in the place of an earlier one when the block ends well."""
+    partial = final.with_name(final.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    replace_folder(partial, final)
+
+
+def replace_folder(partial: Path, final: Path) -> None:
+    """Puts a finished folder in the place of an earlier one."""
+    old = final.with_name(final.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_lines(path: Path, lines: Iterable[dict]) -> None:
+    """Writes JSON lines, beside the file's name first."""
+    with replacing(path) as partial:
+        partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
+def encode_image(image: Image.Image, image_format: str = "PNG") -> bytes:
+    """The bytes of an image file; a PNG mask of nothing but 0 and 255 takes one bit a pixel.
+
+    `image_format` is PNG, or BMP: large, but written and read in a tenth of the time.
+    """
+    if image_format == "PNG" and image.mode == "L" and not any(image.histogram()[1:255]):
+        image = image.convert("1", dither=Image.Dither.NONE)
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer, format=image_format)
     return buffer.getvalue()

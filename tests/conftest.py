@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from environments import environments_wanted, make_environments
 from handmade import write_figures
+from hub import Hub, serve
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the Hub
 REAL_FIGURES = Path(__file__).parents[2] / "shared" / "real_figures"
+MINI = {"size": 64, "characters": 30}  # a mini edition with all three splits, train in three shards
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,6 +49,35 @@ def data_dir(figures_folder, tmp_path_factory) -> Path:
         out_of_domain=0.25, in_domain=0.15,
     )  # fmt: skip
     return out
+
+
+@pytest.fixture(scope="session")
+def mini_options() -> dict[str, int]:
+    """Arguments of a small mini edition."""
+    return dict(MINI)
+
+
+@pytest.fixture(scope="session")
+def mini_export(tmp_path_factory) -> Path:
+    """What the Hub's repository of the small mini edition holds."""
+    from retribooru.dataset_script.export import export_dataset
+
+    return export_dataset(tmp_path_factory.mktemp("exports") / "mini", **MINI).out
+
+
+@pytest.fixture(scope="session")
+def environments(tmp_path_factory) -> dict[str, Path]:
+    """The Python of each environment of `environments_wanted`."""
+    folder = tmp_path_factory.mktemp("environments")
+    yield make_environments(folder, environments_wanted())
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def hub(environments, tmp_path_factory) -> Hub:
+    """A Hub on this machine."""
+    with serve(environments["hub"], tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import yaml
 from diffusers.optimization import SchedulerType
 from transformers import HfArgumentParser
 
-from retribooru.dataset_script.references import RECIPES
+from retribooru.dataset_script.references import TRAINABLE
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -18,7 +18,12 @@ class OptimizationArguments:
     """What every training here has."""
 
     output_dir: str = field(metadata={"help": "Where checkpoints, curves and the result are written."})
-    data_dir: str = field(metadata={"help": "A folder that `retribooru build` wrote."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "A folder that `retribooru build` wrote; without, the mini edition."}
+    )
+    images: str | None = field(
+        default=None, metadata={"help": "Folder of the image files, for a data_dir that does not hold them."}
+    )
     resolution: int = field(default=512, metadata={"help": "Side of targets and references in pixels."})
     seed: int = field(default=0, metadata={"help": "Of everything drawn."})
     train_batch_size: int = field(default=4, metadata={"help": "Targets per process and step."})
@@ -69,7 +74,7 @@ class TrainArguments(OptimizationArguments):
     )
     tasks: list[str] = field(
         default_factory=lambda: ["reconstruct"],
-        metadata={"help": "Some of reconstruct and compose, mixed evenly."},
+        metadata={"help": "Some of reconstruct, compose and face, mixed evenly."},
     )
     train_base: bool = field(
         default=False,
@@ -97,7 +102,7 @@ class TrainArguments(OptimizationArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        _check("tasks", self.tasks and set(self.tasks) <= set(RECIPES), self.tasks, f"some of {', '.join(RECIPES)}")
+        _check("tasks", self.tasks and set(self.tasks) <= set(TRAINABLE), self.tasks, f"some of {', '.join(TRAINABLE)}")
         for name in ("timestep_bias_portion", "proportion_empty_prompts", "proportion_empty_references",
                      "background_removal"):  # fmt: skip
             _check(name, 0 <= getattr(self, name) <= 1, getattr(self, name), "a share between 0 and 1")
@@ -137,7 +142,7 @@ def read_preset(name: str, kind: type[Arguments]) -> dict:
 
 def _placeholders(argv: list[str]) -> list[str]:
     # The first pass only looks for --preset; what is required is demanded by the second.
-    return [part for name in ("--output_dir", "--data_dir") if name not in argv for part in (name, "")]
+    return [] if "--output_dir" in argv else ["--output_dir", ""]
 
 
 def _check(name: str, fine: object, got: object, wanted: str) -> None:

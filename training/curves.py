@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from retribooru.dataset_script.build.write import write_lines
+from retribooru.dataset_script.files import write_lines
 from retribooru.dataset_script.files import replacing
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 import datasets
@@ -13,7 +12,14 @@ from torch.utils.data import Dataset, Sampler
 import retribooru  # noqa: F401 (teaches datasets the name)
 from retribooru.dataset_script.concepts import CONCEPTS, crop_concept
 from retribooru.dataset_script.figures import IdentityIndex
-from retribooru.dataset_script.references import RECIPES, draw_references, row_rng
+from retribooru.dataset_script.references import (
+    RECIPES,
+    TRAINABLE,
+    draw_references,
+    has_references,
+    row_rng,
+)
+from retribooru.dataset_script.table import shard_files
 from retribooru.pipeline.reference_processor import pad_to_square, remove_background, to_tensor
 
 from .augment import NO_AUGMENTATION, Augmentation, augment
@@ -31,14 +37,19 @@ class Batch:
     concepts: torch.Tensor
 
 
-def load_figures(data_dir: str, split: str) -> datasets.Dataset:
-    """The figures config of one split; raises FileNotFoundError where the folder has none."""
-    if not any(Path(data_dir).glob(f"data/{split}-*.parquet")):
+def load_figures(data_dir: str | None, split: str, images: str | None = None) -> datasets.Dataset:
+    """The figures config of one split: of a table in `data_dir` or, without one, of the mini edition.
+
+    `images` is the folder of the image files for a table that does not hold them.
+
+    Raises FileNotFoundError where the folder has no figures of the split.
+    """
+    if data_dir is not None and not shard_files(data_dir, split):
         raise FileNotFoundError(
             f"data_dir: got {data_dir}, which has no data/{split}-*.parquet; wanted a folder that `retribooru build` "
             f"wrote, with figures of the split {split}"
         )
-    return datasets.load_dataset("retribooru", "figures", data_dir=str(data_dir), split=split)
+    return datasets.load_dataset("retribooru", "figures", data_dir=data_dir, split=split, images=images)
 
 
 class TrainingFigures(Dataset):
@@ -48,7 +59,7 @@ class TrainingFigures(Dataset):
 
     Args:
         figures: rows of the figures config.
-        tasks: names of `RECIPES`; each example is of one of them, drawn evenly. Empty: targets without references, and
+        tasks: some of `TRAINABLE`; each example is of one of them, drawn evenly. Empty: targets without references, and
             every figure is one.
         resolution: side in pixels of targets and references.
         seed: of everything drawn.
@@ -71,7 +82,10 @@ class TrainingFigures(Dataset):
         self.tasks, self.background_removal, self.prompt_drop = list(tasks), background_removal, prompt_drop
         self.augmentation = augmentation
         self.index = IdentityIndex.from_dataset(figures)
-        self.targets = [i for i in range(len(self.index)) if all(self._draw(i, task, 0) for task in self.tasks)]
+        unknown = set(self.tasks) - set(TRAINABLE)
+        if unknown:
+            raise ValueError(f"tasks: got {', '.join(sorted(unknown))}, wanted some of {', '.join(TRAINABLE)}")
+        self.targets = [i for i in range(len(self.index)) if self._has_references(i)]
         if not self.targets:
             raise ValueError(
                 f"figures: got {len(self.index)} rows, none with references for {', '.join(self.tasks)}; wanted "
@@ -80,6 +94,10 @@ class TrainingFigures(Dataset):
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def _has_references(self, position: int) -> bool:
+        image_id, images = self.index.image_ids[position], self.index.images_like(position)
+        return all(has_references(image_id, images, RECIPES[task]) for task in self.tasks)
 
     def _draw(self, position: int, task: str, epoch: int) -> list[tuple[str, str]]:
         target_id = self.index.image_ids[position]

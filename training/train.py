@@ -166,7 +166,7 @@ def train(args: TrainArguments) -> Path:
         checkpoint, start = find_checkpoint(output_dir, args.resume_from_checkpoint)
 
     figures = TrainingFigures(
-        load_figures(args.data_dir, "train"),
+        load_figures(args.data_dir, "train", args.images),
         tasks=[] if args.train_base else args.tasks,
         resolution=args.resolution,
         seed=args.seed,
@@ -174,7 +174,7 @@ def train(args: TrainArguments) -> Path:
         prompt_drop=args.proportion_empty_prompts,
         augmentation=Augmentation(args.crop, args.flip, args.jitter),
     )
-    held_out_figures = None if args.train_base else load_figures(args.data_dir, "out_of_domain")
+    held_out_figures = None if args.train_base else load_figures(args.data_dir, "out_of_domain", args.images)
 
     pipeline = load_pipeline(args)
     if pipeline.scheduler.config.prediction_type != "epsilon":

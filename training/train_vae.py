@@ -40,7 +40,7 @@ def train_vae(args: VaeArguments) -> Path:
         raise ValueError(f"accelerate launch: got {accelerator.num_processes} processes, wanted one: this VAE is small")
     set_seed(args.seed)
     figures = TrainingFigures(
-        load_figures(args.data_dir, "train"),
+        load_figures(args.data_dir, "train", args.images),
         ["reconstruct", "compose"], args.resolution, args.seed,
         augmentation=Augmentation(args.crop, args.flip, args.jitter),
     )  # fmt: skip

@@ -1,16 +1,17 @@
 """From annotations, images and masks to the figures table that `load_dataset("retribooru", data_dir=...)` reads."""
 
-import shutil
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ..figures import SPLITS, identity_of, split_of
+from ..figures import FIGURES, SPLITS, identity_of, split_of
+from ..files import replacing_folder, write_lines
+from ..table import write_shards
 from .annotations import Reject, name_outfits, read_annotations, reject
 from .pixels import add_pixels
-from .write import replace_folder, write_lines, write_shards
 
 
 @dataclass
@@ -89,19 +90,16 @@ def build_figures(
     usable.sort(key=lambda record: (*identity_of(record), record["image_id"]))
 
     out = Path(out)
-    partial = out / "data.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     by_split = {split: [] for split in SPLITS}
     for record in usable:
         split = split_of(record["character"], record["image_id"], seed, out_of_domain, in_domain)
         by_split[split].append(record)
     counts = {}
-    for split, members in by_split.items():
-        rows = (add_pixels(record, images, masks) for record in tqdm(members, desc=f"writing {split}", unit="image"))
-        counts[split] = write_shards(split, rows, partial)
-    write_lines(out / "rejects.jsonl", rejects)
-    replace_folder(partial, out / "data")
+    with replacing_folder(out / "data") as folder:
+        for split, members in by_split.items():
+            rows = _with_pixels(tqdm(members, desc=f"writing {split}", unit="image"), images, masks, rejects)
+            counts[split] = write_shards(split, rows, folder, FIGURES, len(members))
+        write_lines(out / "rejects.jsonl", rejects)
 
     sizes = Counter(identity_of(record) for record in usable)
     return BuildReport(
@@ -113,3 +111,12 @@ def build_figures(
         rejects=dict(Counter(line["reason"].split(":")[0] for line in rejects)),
         out=out,
     )
+
+
+def _with_pixels(records: Iterable[dict], images: Path, masks: Path, rejects: list[dict]) -> Iterator[dict]:
+    """Rows of the table; a file that was changed since it was checked ends among the rejects as any other would."""
+    for record in records:
+        try:
+            yield add_pixels(record, images, masks)
+        except Reject as reason:
+            rejects.append(reject(record, reason))

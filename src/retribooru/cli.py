@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from retribooru.dataset_script.mini import CHARACTERS, SIZE
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None
 )
@@ -30,6 +32,64 @@ def build(
 
     with _clear_errors():
         print(build_figures(annotations, images, masks, out, seed, out_of_domain, in_domain))
+
+
+DataDir = Annotated[Path | None, typer.Option(help="A folder that `build` wrote; without, the mini edition")]
+Config = Annotated[list[str] | None, typer.Option(help="A task to write, again for more; all without")]
+EmbedImages = Annotated[
+    bool | None, typer.Option(help="Write pixels, or file names alone; by default pixels of the mini edition alone")
+]
+Images = Annotated[Path | None, typer.Option(help="Folder of the image files, for a table that does not hold them")]
+Rating = Annotated[list[str] | None, typer.Option(help="A rating to publish, again for more; the safest without")]
+ReferenceSeed = Annotated[int, typer.Option(help="Draws the references of the tasks")]
+Size = Annotated[int, typer.Option(help="Of the mini edition: side of the images in pixels")]
+Characters = Annotated[int, typer.Option(help="Of the mini edition: how many")]
+License = Annotated[str | None, typer.Option(help="A licence of the Hub's list, for the card")]
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="Folder to write: what a Hub repository holds")],
+    data_dir: DataDir = None,
+    config: Config = None,
+    embed_images: EmbedImages = None,
+    images: Images = None,
+    rating: Rating = None,
+    seed: ReferenceSeed = 0,
+    size: Size = SIZE,
+    characters: Characters = CHARACTERS,
+    license: License = None,
+) -> None:
+    """Write the files of a Hub repository: Parquet that `datasets` reads without this package, and the card."""
+    from retribooru.dataset_script.export import CONFIGS, export_dataset
+
+    with _clear_errors():
+        print(export_dataset(out, data_dir, config or CONFIGS, embed_images, images, rating, seed, size, characters,
+                             license))  # fmt: skip
+
+
+@app.command()
+def push(
+    repo_id: Annotated[str, typer.Argument(help="NAME or OWNER/NAME of a dataset repository")],
+    data_dir: DataDir = None,
+    config: Config = None,
+    embed_images: EmbedImages = None,
+    images: Images = None,
+    rating: Rating = None,
+    seed: ReferenceSeed = 0,
+    size: Size = SIZE,
+    characters: Characters = CHARACTERS,
+    license: License = None,
+    private: Annotated[bool, typer.Option(help="Whether a repository that is made is private")] = False,
+) -> None:
+    """Export and upload to the Hub in one commit."""
+    from retribooru.dataset_script.export import CONFIGS, push_dataset
+
+    with _clear_errors():
+        print(push_dataset(
+            repo_id, private, data_dir=data_dir, configs=config or CONFIGS, embed_images=embed_images, images=images,
+            ratings=rating, seed=seed, size=size, characters=characters, license=license,
+        ))  # fmt: skip
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

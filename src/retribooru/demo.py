@@ -58,9 +58,9 @@ def run_demo(
     out = Path(out)
     print(HONESTY)
     if figures is None:
-        figures = draw_edition(out / "figures", characters=200, outfits=2, images=4, seed=seed).parent
-    figures = Path(figures)
-    print(build_with_held_out(figures, out / "built", seed))
+        draw_edition(out / "built", size=96, characters=200, seed=seed)
+    else:
+        print(build_with_held_out(Path(figures), out / "built", seed))
     pipeline_dir = train_all(out, seed, vae_steps, base_steps, steps)
     pipeline = RetriBooruPipeline.from_pretrained(pipeline_dir)
     pipeline.set_progress_bar_config(disable=True)

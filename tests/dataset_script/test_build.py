@@ -40,6 +40,14 @@ def change(folder, image_id, **changes):
     path.write_text(json.dumps(records))
 
 
+def spoil_bytes(folder, old, new):
+    """Puts `new` in the place of the first `old` in the annotations' file."""
+    path = folder / "retribooru.json"
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new, 1))
+
+
 def test_every_record_becomes_a_row(folder, tmp_path):
     report = build(folder, tmp_path / "out")
     rows = rows_of(tmp_path / "out")
@@ -50,7 +58,7 @@ def test_every_record_becomes_a_row(folder, tmp_path):
     assert row["head_box"] == HEAD_BOX
     assert (row["character"], row["artist"], row["outfit"]) == ("character_01", "somebody", "green_dress")
     assert row["tags"] == ["1girl", "solo", "standing"] and row["prompt"] == "1girl, solo, standing"
-    assert row["image"]["bytes"] == (folder / "images" / "201.png").read_bytes()
+    assert row["image"] == {"bytes": (folder / "images" / "201.png").read_bytes(), "path": "201.png"}
     assert Image.open(io.BytesIO(row["mask"]["bytes"])).mode == "L"
 
 
@@ -73,8 +81,45 @@ BAD = {
     "box of words": (lambda f: change(f, "101", bbox=["a", 0, 0, 1]), "bbox: got ['a', 0, 0, 1], wanted four"),
     "box not finite": (lambda f: change(f, "101", bbox=[float("nan"), 0, 0, 1]), "bbox: got [nan, 0, 0, 1]"),
     "two artists": (lambda f: change(f, "101", artists=["a", "b"]), "artists: got 2, wanted exactly one"),
+    "box of huge numbers": (lambda f: change(f, "101", bbox=[1e308, 0, 1e308, 1]), "bbox: got [1e+308, 0, 1e+308, 1]"),
+    "box of long numbers": (lambda f: change(f, "101", bbox=[10**400, 0, 1, 1]), "bbox: got [inf, 0, 1, 1], wanted"),
+    "box of thousands": (
+        lambda f: change(f, "101", bbox=[0.5] * 2000),
+        "bbox: got [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, ...]",
+    ),
+    "artist without a name": (lambda f: change(f, "101", artists=[" "]), "artists: got [' '], wanted a name"),
+    "artist of two lines": (
+        lambda f: change(f, "101", artists=["a\nb"]),
+        "artists: got 'a\\nb', wanted a name without",
+    ),
+    "character with a NUL": (lambda f: change(f, "101", character="a\0b"), "character: got 'a\\x00b', wanted a name"),
+    "clothes with a bell": (lambda f: change(f, "101", cloths=["a\7"]), "cloths: got 'a\\x07', wanted a name without"),
+    "copyright of a number": (lambda f: change(f, "101", copyright=5), "copyright: got 5, wanted a string or null"),
+    "answer in a list": (lambda f: change(f, "101", outfit_answer=["a"]), "outfit_answer: got ['a'], wanted a string"),
+    "rating of false": (lambda f: change(f, "101", rating=False), "rating: got False, wanted a string or null"),
+    "clothes in a string": (lambda f: change(f, "101", cloths="hat"), "cloths: got 'hat', wanted a list of strings"),
+    "similar of numbers": (lambda f: change(f, "101", similar=[100]), "similar: got [100], wanted a list of strings"),
     "no character": (lambda f: change(f, "101", character=""), "character: got '', wanted a string"),
     "id that leaves the folder": (lambda f: change(f, "101", id="../../secret"), "id: got '../../secret', wanted"),
+    "id in a folder": (lambda f: change(f, "101", id="a/101"), "id: got 'a/101', wanted letters"),
+    "id in a folder of Windows": (lambda f: change(f, "101", id="a\\101"), "id: got 'a\\\\101', wanted letters"),
+    "id of two dots": (lambda f: change(f, "101", id=".."), "id: got '..', wanted letters"),
+    "id that hides": (lambda f: change(f, "101", id=".hidden"), "id: got '.hidden', wanted letters"),
+    "id of two lines": (lambda f: change(f, "101", id="101\n"), "id: got '101\\n', wanted letters"),
+    "id with a NUL": (lambda f: change(f, "101", id="1\0001"), "id: got '1\\x001', wanted letters"),
+    "id with an accent": (lambda f: change(f, "101", id="é"), "id: got 'é', wanted letters"),
+    "empty id": (lambda f: change(f, "101", id=""), "id: got '', wanted a string"),
+    "id of a number": (lambda f: change(f, "101", id=101), "id: got 101, wanted a string"),
+    "long id": (lambda f: change(f, "101", id="1" * 201), "id: got 201 characters, wanted at most 200"),
+    "very long id": (lambda f: change(f, "101", id="1" * 9000), "id: got 9000 characters, wanted at most 200"),
+    "lone surrogate": (lambda f: change(f, "101", note={"a": ["b", {"c": "\ud83d"}]}), "note: not UTF-8"),
+    "lone surrogate in a key": (lambda f: change(f, "101", note=[{"\ud83d": 1}]), "note: not UTF-8"),
+    "lone surrogate in a field's name": (lambda f: change(f, "101", **{"a\udfff": 1}), "a\\udfff: not UTF-8"),
+    "bytes that are not UTF-8": (
+        lambda f: spoil_bytes(f, b'"id": "101"', b'"note": ["caf\xe9"], "id": "101"'),
+        "note: not UTF-8",
+    ),
+    "id that is not UTF-8": (lambda f: spoil_bytes(f, b'"id": "101"', b'"id": "10\xff"'), "id: not UTF-8"),
     "id that came before": (lambda f: change(f, "101", id="100"), "id: 100 came before"),
 }
 
@@ -85,10 +130,90 @@ def test_bad_records_are_listed_and_the_rest_go_on(folder, tmp_path, spoil, reas
     report = build(folder, tmp_path / "out")
     (line,) = rejects_of(tmp_path / "out")
     assert line["reason"].startswith(reason)
+    assert isinstance(line["image_id"], str) and len(line["image_id"]) <= 200
     assert line["record"]["prompts" if "prompts" in line["record"] else "prompt"] == "1girl, solo, standing"
     rows = rows_of(tmp_path / "out")
     assert len(rows) == sum(report.figures.values()) == 8 and sum(report.rejects.values()) == 1
     assert sum(row["character"] == "character_00" for row in rows) == 2
+
+
+def nested(depth):
+    return "[" * depth + "]" * depth
+
+
+# prompts as they stand in the JSON, the reason, the record in the rejects file
+BAD_PROMPTS = {
+    "latin-1": (b'"caf\xe9, solo"', "prompts: not UTF-8", lambda record: record["prompts"] == "caf\\udce9, solo"),
+    "half a pair": (rb'"\ud83d, solo"', "prompts: not UTF-8", lambda record: record["prompts"] == "\\ud83d, solo"),
+    "commas alone": (
+        b'", ,"',
+        "prompts: got ', ,', wanted at least one tag",
+        lambda record: record["prompts"] == ", ,",
+    ),
+    "not finite": (b"-Infinity", "prompts: got -inf, wanted a string", lambda record: record["prompts"] == "-Infinity"),
+    "long number": (b"9" * 5000, "prompts: got inf, wanted a string", lambda record: record["prompts"] == "Infinity"),
+    "long text": (
+        b'"\xe9' + b"a" * 1_000_000 + b'"',
+        "prompts: not UTF-8",
+        lambda record: '"prompts": "\\udce9aaa' in record and len(record) < 21_000,
+    ),
+    "long list": (
+        b"[" + b'"a",' * 100_000 + b'"a"]',
+        "prompts: got ['a', 'a', 'a', 'a', 'a', 'a', ...], wanted a string",
+        lambda record: record.startswith('{"id": "101", ') and len(record) == 20_000,
+    ),
+}
+
+
+@pytest.mark.parametrize("prompts, reason, is_kept", BAD_PROMPTS.values(), ids=BAD_PROMPTS)
+def test_rejects_are_written_whatever_the_record_held(folder, tmp_path, prompts, reason, is_kept):
+    first, old, rest = (folder / "retribooru.json").read_bytes().partition(b'"id": "101"')
+    (folder / "retribooru.json").write_bytes(first + old + rest.replace(b'"1girl, solo, standing"', prompts, 1))
+    build(folder, tmp_path / "out")
+    lines = (tmp_path / "out/rejects.jsonl").read_bytes().decode("utf-8").splitlines()
+    (line,) = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert line["reason"] == reason and is_kept(line["record"]) and line["image_id"] == "101"
+    assert len(rows_of(tmp_path / "out")) == 8
+
+
+@pytest.mark.parametrize("depth", [10, 200, *range(930, 1000), 100_000])
+def test_nested_records_are_rejected_or_the_file_is(folder, tmp_path, depth):
+    spoil_bytes(folder, b'"bbox": [0.5, ', b'"bbox": [' + nested(depth).encode() + b", ")
+    spoil_bytes(folder, b'"id": "101"', b'"note": ' + nested(depth).encode() + b', "id": "101"')
+    spoil_bytes(folder, b"[{", b"[" + nested(depth).encode() + b", {")
+    try:
+        build(folder, tmp_path / "out")
+    except ValueError as error:
+        assert depth > 900 and str(error).endswith("is nested too deeply, wanted a list of flat records")
+        return
+    reasons = sorted(line["reason"] for line in rejects_of(tmp_path / "out"))
+    assert reasons[0].startswith("bbox: ") and reasons[-1] == "record: got list, wanted an object"
+    assert len(reasons) == (2 if depth == 10 else 3) and max(map(len, reasons)) < 300
+    assert len(rows_of(tmp_path / "out")) + len(reasons) == 10
+
+
+def test_records_that_are_none(folder, tmp_path):
+    records = json.loads((folder / "retribooru.json").read_text())
+    (folder / "retribooru.json").write_text(json.dumps([None, 5, "text", [], {}, *records]))
+    build(folder, tmp_path / "out")
+    assert [line["reason"].split(":")[0] for line in rejects_of(tmp_path / "out")] == ["record"] * 4 + ["id"]
+    assert len(rows_of(tmp_path / "out")) == 9
+
+
+def test_what_is_unusual_and_no_fault(folder, tmp_path):
+    for old, new in (("101", "1.5"), ("102", "a"), ("201", "A"), ("202", "1" * 200)):
+        change(folder, old, id=new, cloths=["", " hat "], copyright=None, rating="s", similar=["gone", ""])
+        for kind in ("images", "masks"):
+            (folder / kind / f"{old}.png").rename(folder / kind / f"{new}.png")
+    change(folder, "100", prompts="1girl,\n ,solo,", character="アイリーン \U0001f600")
+    path = folder / "retribooru.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"1girl,\\n", b"1girl,\n"))  # a BOM, a raw line break
+    assert b"1girl,\n" in path.read_bytes()
+    report = build(folder, tmp_path / "out")
+    rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
+    assert set(rows) == {"100", "1.5", "a", "200", "A", "1" * 200, "300", "301", "302"} and report.rejects == {}
+    assert rows["100"]["tags"] == ["1girl", "solo"] and rows["100"]["character"] == "アイリーン \U0001f600"
+    assert rows["A"]["outfit"] == "hat (A)" and rows["A"]["rating"] == "s" and rows["A"]["copyright"] is None
 
 
 def test_no_box_is_no_fault(folder, tmp_path):

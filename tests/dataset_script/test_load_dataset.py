@@ -9,8 +9,8 @@ from datasets import load_dataset
 import retribooru  # noqa: F401
 from handmade import HEAD_BOX
 from retribooru.dataset_script.concepts import crop_concept
-from retribooru.dataset_script.figures import FIGURES, SPLITS, TASK_ROWS
-from retribooru.dataset_script.references import RECIPES
+from retribooru.dataset_script.figures import FIGURES, IDENTITY, SPLITS, TASK_ROWS, identity_of
+from retribooru.dataset_script.references import BORROWED, RECIPES
 
 
 def pixels(image):
@@ -45,13 +45,20 @@ def test_tasks(data_dir, figures, task):
             assert tuple(row["reference_concepts"]) == RECIPES[task]
             assert row["target_id"] not in row["reference_ids"]
             assert row["target"] == rows_of[split][row["target_id"]]["image"]
-            for image_id, concept, image, mask in zip(
-                row["reference_ids"], row["reference_concepts"], row["reference_images"], row["reference_masks"]
-            ):
+            others = set()
+            for i, (image_id, concept) in enumerate(zip(row["reference_ids"], row["reference_concepts"])):
                 source = pool[image_id]
-                assert all(source[key] == row[key] for key in ("character", "artist", "outfit"))
+                identity = identity_of(source)
+                assert identity == tuple(row[f"reference_{key}s"][i] for key in IDENTITY)
+                if concept == BORROWED.get(task):
+                    others.add(identity)
+                else:
+                    assert identity == identity_of(row)
                 expected = crop_concept(concept, source["image"], source["mask"], source["head_box"])
-                assert [pixels(image), pixels(mask)] == [pixels(crop) for crop in expected]
+                found = row["reference_images"][i], row["reference_masks"][i]
+                assert [pixels(image) for image in found] == [pixels(crop) for crop in expected]
+            assert len(others) == (task in BORROWED)  # one other identity, of another character
+            assert row["character"] not in {character for character, _, _ in others}
 
 
 def test_same_rows_every_time_and_others_for_another_seed(data_dir, tmp_path):
@@ -82,7 +89,7 @@ def test_data_dir_without_figures(tmp_path):
         ValueError, match="data_dir: got .* which has no figures; wanted a folder that `retribooru build"
     ):
         load_dataset("retribooru", "compose", data_dir=str(tmp_path))
-    with pytest.raises(Exception, match="doesn't contain any data files"):
+    with pytest.raises(ValueError, match="data_dir: got .*nothing, which has no figures"):
         load_dataset("retribooru", "compose", data_dir=str(tmp_path / "nothing"))
 
 

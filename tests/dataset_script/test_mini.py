@@ -1,228 +1,169 @@
-import json
-import random
-import re
-from collections import defaultdict
+"""The mini edition: who is drawn how often, and the table it makes."""
+
+import io
+import multiprocessing
+import os
+from collections import Counter, defaultdict
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from PIL import Image, ImageFilter
+from datasets import load_dataset
+from PIL import Image
 
+import retribooru  # noqa: F401
 from retribooru.dataset_script import mini
-from retribooru.dataset_script.files import encode_png
-from retribooru.dataset_script.mini import (
-    BACKGROUNDS,
-    Character,
-    Outfit,
-    cast,
-    draw_edition,
-    draw_figure,
-    wardrobe,
-)
+from retribooru.dataset_script.figures import SPLITS, identity_of, split_of
+from retribooru.dataset_script.mini import MINI_FIGURES, TRUTH, draw_edition, identities, mini_edition
+from retribooru.dataset_script.mini_palette import ARTISTS, CLOTH, EYES, HAIR, SKIN
+from retribooru.dataset_script.table import FiguresTable, shard_files
 
-GIRL = Character(hair="blue", style="long_hair", bangs="blunt_bangs", eyes="green", skin="tan")
-DRESSED = Outfit(top="red", sleeves="white", pattern="stripes", bottom="skirt", bottom_colour="black")
+SMALL = {"size": 48, "characters": 24}
 
 
-def drawn(seed, **options):
-    return draw_figure(GIRL, DRESSED, random.Random(seed), **options)
-
-
-def files(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def identity(record):
-    return record["character"], tuple(record["artists"]), tuple(record["cloths"])
+def rows_of(folder):
+    return {split: list(FiguresTable(shard_files(folder, split))) for split in SPLITS if shard_files(folder, split)}
 
 
 @pytest.fixture(scope="module")
 def edition(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("edition")
-    records = draw_edition(folder, characters=4, outfits=2, images=3, size=48, seed=7)
-    return folder, json.loads(records.read_text())
+    return rows_of(draw_edition(tmp_path_factory.mktemp("edition"), **SMALL))
 
 
-def many():
-    for number, character in enumerate(cast(1, 40)):
-        yield draw_figure(character, wardrobe(1, number, 1)[0], random.Random(f"many/{number}"))
+@pytest.fixture
+def every(edition):
+    return [row for rows in edition.values() for row in rows]
 
 
-def test_figure_has_the_promised_form():
-    figure = drawn("a", size=64)
-    assert (figure.image.mode, figure.image.size) == ("RGB", (64, 64))
-    assert (figure.mask.mode, figure.mask.size) == ("L", (64, 64))
-    assert set(np.unique(np.asarray(figure.mask))) == {0, 255}
-    assert figure.tags[:2] == ["1girl", "solo"]
-    assert set(figure.identity_tags) == {
-        "blue_hair",
-        "long_hair",
-        "blunt_bangs",
-        "green_eyes",
-        "tan",
-        "red_shirt",
-        "striped",
-        "white_sleeves",
-        "black_skirt",
+def test_the_whole_edition_is_as_promised():
+    found = identities(0, mini.CHARACTERS)
+    outfits = defaultdict(set)
+    for identity in found:
+        outfits[identity.character.name].add(identity.outfit)
+    assert len(outfits) == mini.CHARACTERS >= 200
+    assert Counter(map(len, outfits.values())).keys() == {2, 3}  # no two outfits of a character are alike
+    images = Counter(identity.images for identity in found)
+    assert set(images) == set(range(4, 13)) and images[4] > images[5] > images[6]
+    assert {identity.artist for identity in found} == set(ARTISTS)
+    ids = [identity.first_id + i for identity in found for i in range(identity.images)]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_authors_distribution_stands_behind_the_counts():
+    partners = {1: 65_594, 2: 19_636, 3: 9_125, 4: 5_227, 5: 3_434}
+    for count, images in partners.items():
+        assert mini.IMAGES[count + 3] == pytest.approx(images / 116_729, abs=5e-4)
+    assert mini.IMAGES[12] == pytest.approx(4_232 / 116_729, abs=1e-3)
+    assert sum(mini.IMAGES.values()) == pytest.approx(1)
+
+
+def test_more_characters_change_nothing_about_the_first():
+    assert identities(0, 40)[: len(identities(0, 24))] == identities(0, 24)
+    assert identities(1, 24) != identities(0, 24)
+
+
+def test_rows(every):
+    assert set(every[0]) == set(MINI_FIGURES)
+    for row in every:
+        image, mask = (Image.open(io.BytesIO(row[key]["bytes"])) for key in ("image", "mask"))
+        assert image.mode == "RGB" and image.size == mask.size == (48, 48)
+        inside = np.asarray(mask.convert("L"))
+        x_min, y_min, x_max, y_max = row["head_box"]
+        assert 0 <= x_min < x_max <= 48 and 0 <= y_min < y_max <= 48
+        assert inside[(y_min + y_max) // 2, (x_min + x_max) // 2] == 255
+        assert row["rating"] == "g" and row["image"]["path"] == f"{row['image_id']}.png"
+        assert row["hair"] in HAIR and row["eyes"] in EYES and row["skin"] in SKIN
+        assert row["top"] in CLOTH and row["bottom"] in CLOTH
+        assert f"{row['hair']}_hair" in row["tags"] and row["hair_style"] in row["tags"]
+        answer = row["outfit_answer"].split(", ")
+        assert 1 <= len(answer) <= 2 and set(answer) <= set(CLOTH)
+        assert not {tag.split("_")[0] for tag in row["prompt"].split(", ")} & {*HAIR, *EYES, *CLOTH}
+
+
+def test_truth_stays_with_an_identity_and_varies_within_it(every):
+    members = defaultdict(list)
+    for row in every:
+        members[identity_of(row)].append(row)
+    assert all(len(rows) >= 4 for rows in members.values())
+    for rows in members.values():
+        for name in ("hair", "hair_style", "eyes", "skin", "top", "bottom", "pattern", "outfit_answer"):
+            assert len({row[name] for row in rows}) == 1
+    for name in ("pose", "expression", "background"):
+        assert sum(len({row[name] for row in rows}) > 1 for rows in members.values()) > 0.9 * len(members)
+        assert len({row[name] for row in every}) >= 5
+    pictures = {row["image"]["bytes"] for row in every}
+    assert len(pictures) == len(every)
+
+
+def test_splits_are_a_function_of_the_names(edition):
+    for split, rows in edition.items():
+        assert {split_of(row["character"], row["image_id"]) for row in rows} == {split}
+        assert [identity_of(row) for row in rows] == sorted(identity_of(row) for row in rows)
+    characters = {split: {row["character"] for row in rows} for split, rows in edition.items()}
+    assert not characters["out_of_domain"] & (characters["train"] | characters["in_domain"])
+
+
+def test_the_same_each_time_in_one_process_or_many(edition, tmp_path, monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    alone = rows_of(draw_edition(tmp_path / "again", **SMALL))
+    assert alone == edition
+    other = rows_of(draw_edition(tmp_path / "other", **SMALL, seed=1))
+    assert not {row["image"]["bytes"] for row in other["train"]} & {row["image"]["bytes"] for row in edition["train"]}
+
+
+def test_a_killed_drawing_leaves_no_edition(tmp_path, monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    whole, drawn = mini.draw_rows, []
+
+    def killed(*args):
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        drawn.append(args)
+        return whole(*args)
+
+    monkeypatch.setattr(mini, "draw_rows", killed)
+    with pytest.raises(KeyboardInterrupt):
+        mini_edition(tmp_path, 32, 4)
+    assert not list(tmp_path.glob("*/data"))
+    monkeypatch.setattr(mini, "draw_rows", whole)
+    folder = mini_edition(tmp_path, 32, 4)
+    before = {file: os.stat(file).st_mtime_ns for file in shard_files(folder, "train")}
+    assert before and mini_edition(tmp_path, 32, 4) == folder
+    assert before == {file: os.stat(file).st_mtime_ns for file in shard_files(folder, "train")}  # drawn once
+
+
+def test_loads_by_name_without_a_data_dir(edition, tmp_path):
+    figures = load_dataset("retribooru", "figures", cache_dir=str(tmp_path), **SMALL)
+    assert {split: rows["image_id"][:] for split, rows in figures.items()} == {
+        split: [row["image_id"] for row in rows] for split, rows in edition.items()
     }
-
-
-def test_same_rng_same_figure_and_another_rng_another():
-    assert drawn("a").image.tobytes() == drawn("a").image.tobytes()
-    assert drawn("a").image.tobytes() != drawn("b").image.tobytes()
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_mask_parts_figure_from_background(seed):
-    day, night = drawn(seed, background="day"), drawn(seed, background="night")
-    assert day.mask.tobytes() == night.mask.tobytes()
-    differs = (np.asarray(day.image) != np.asarray(night.image)).any(axis=2)
-    inner = np.asarray(day.mask.filter(ImageFilter.MinFilter(3))) == 255
-    outer = np.asarray(day.mask.filter(ImageFilter.MaxFilter(3))) == 0
-    assert inner.sum() > 1000 and not differs[inner].any()
-    assert outer.sum() > 1000 and differs[outer].mean() > 0.99
-
-
-def test_background_says_itself_in_the_tags():
-    for name, tags in BACKGROUNDS.items():
-        assert drawn("a", background=name).free_tags[-len(tags) :] == tags
-
-
-def test_figures_stay_inside_and_heads_on_the_mask():
-    for figure in many():
-        mask = np.asarray(figure.mask) == 255
-        assert not (mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
-        assert 0.1 < mask.mean() < 0.7
-        x0, y0, x1, y1 = figure.head_box
-        assert 0 <= x0 < x1 <= 96 and 0 <= y0 < y1 <= 96
-        assert 0.3 < (x1 - x0) / 96 < 0.6 and 0.3 < (y1 - y0) / 96 < 0.6
-        assert mask[y0:y1, x0:x1].mean() > 0.75
-
-
-def test_head_box_holds_the_eyes_and_not_the_feet():
-    figure = draw_figure(GIRL, DRESSED, random.Random("a"), background="plain")
-    iris = np.abs(np.asarray(figure.image).astype(int) - mini.EYES["green"]).sum(axis=2) < 90
-    rows, columns = np.nonzero(iris)
-    x0, y0, x1, y1 = figure.head_box
-    assert len(rows) > 5 and columns.min() >= x0 and columns.max() < x1 and rows.min() >= y0 and rows.max() < y1
-    assert y1 < np.nonzero(np.asarray(figure.mask))[0].max() - 20
-
-
-def test_identity_colours_are_in_the_picture():
-    pixels = np.asarray(drawn("a", background="plain").image).astype(int).reshape(-1, 3)
-    for colour in (mini.HAIR["blue"], mini.CLOTH["red"], mini.CLOTH["black"], mini.SKIN["tan"]):
-        assert (np.abs(pixels - colour).sum(axis=1) < 20).sum() > 10
-
-
-def test_prompts_leave_the_identity_out():
-    colours = re.compile("|".join({*mini.HAIR, *mini.EYES, *mini.CLOTH}))
-    for figure in many():
-        assert not set(figure.prompt.split(", ")) & set(figure.identity_tags)
-        assert not colours.search(figure.prompt)
-        assert figure.prompt.startswith("1girl, solo, ")
-        assert figure.tags == ["1girl", "solo", *figure.identity_tags, *figure.free_tags]
-
-
-def test_characters_and_outfits_are_not_repeated():
-    every = len(mini.HAIR) * len(mini.BACK_HAIR) * len(mini.BANGS) * len(mini.EYES) * len(mini.SKIN)
-    characters = cast(0, every + 1)
-    assert len(set(characters[:every])) == every and characters[every] == characters[0]
-    assert len({tuple(outfit.tags()) for outfit in wardrobe(0, 0, 1000)}) == 1000
-    assert cast(0, 5) == characters[:5] and wardrobe(0, 3, 2) == wardrobe(0, 3, 9)[:2]
-
-
-def test_records_match_the_files(edition):
-    folder, records = edition
-    assert len(records) == 4 * 2 * 3 and len({record["id"] for record in records}) == len(records)
-    names = {f"{kind}/{record['id']}.png" for record in records for kind in ("images", "masks")}
-    assert set(files(folder)) == names | {"retribooru.json"}
-    for record in records:
-        assert set(record) == {"id", "character", "artists", "cloths", "prompts", "bbox", "similar"}
-        assert record["id"].isdecimal()
-        number = int(record["id"]) // 10**6
-        assert record["character"] == f"chibi_{number - 1:03d}"
-        colours = {*mini.HAIR, *mini.EYES, *mini.CLOTH}
-        assert record["prompts"].startswith("1girl, solo, ")
-        assert not {tag.split("_")[0] for tag in record["prompts"].split(", ")} & colours
-        with Image.open(folder / "images" / f"{record['id']}.png") as image:
-            assert (image.mode, image.size) == ("RGB", (48, 48))
-            image.load()
-        with Image.open(folder / "masks" / f"{record['id']}.png") as mask:
-            inside = np.asarray(mask)
-        cx, cy, w, h = record["bbox"]
-        assert 0 <= cx - w / 2 < cx + w / 2 <= 1 and 0 <= cy - h / 2 < cy + h / 2 <= 1
-        assert inside[int(cy * 48), int(cx * 48)] == 255
-
-
-def test_similar_is_exactly_the_rest_of_the_identity(edition):
-    _, records = edition
-    groups = defaultdict(set)
-    for record in records:
-        groups[identity(record)].add(record["id"])
-    assert len(groups) == 4 * 2
-    for record in records:
-        assert set(record["similar"]) == groups[identity(record)] - {record["id"]}
-        assert len(record["similar"]) == 2
-
-
-def test_edition_is_the_same_each_time_and_another_with_another_seed(edition, tmp_path):
-    folder, _ = edition
-    draw_edition(tmp_path / "again", characters=4, outfits=2, images=3, size=48, seed=7)
-    draw_edition(tmp_path / "other", characters=4, outfits=2, images=3, size=48, seed=8)
-    first, again, other = files(folder), files(tmp_path / "again"), files(tmp_path / "other")
-    assert first == again
-    assert first.keys() == other.keys() and not any(first[name] == other[name] for name in first)
-
-
-def test_larger_editions_keep_the_earlier_images(edition, tmp_path):
-    folder, records = edition
-    draw_edition(tmp_path, characters=5, outfits=3, images=4, size=48, seed=7)
-    earlier, grown = files(folder), files(tmp_path)
-    del earlier["retribooru.json"]
-    assert earlier.items() <= grown.items()
-    later = {record["id"]: record for record in json.loads(grown["retribooru.json"])}
-    for record in records:
-        assert set(record.pop("similar")) < set(later[record["id"]].pop("similar"))
-        assert record == later[record["id"]]
-
-
-def test_a_killed_run_leaves_no_records(tmp_path, monkeypatch):
-    draw_edition(tmp_path, characters=1, outfits=1, images=2, size=32)
-    left = iter(range(1))
-    whole = mini.draw_figure
-    monkeypatch.setattr(mini, "draw_figure", lambda *args: next(left) + 1 and whole(*args))
-    with pytest.raises(StopIteration):
-        draw_edition(tmp_path, characters=1, outfits=1, images=2, size=32, seed=1)
-    assert not (tmp_path / "retribooru.json").exists()
-
-
-@pytest.mark.parametrize("mode, size", [("L", (5, 3)), ("RGB", (5, 3)), ("RGB", (300, 200))])
-def test_png_is_read_back(mode, size, tmp_path):
-    image = Image.frombytes(mode, size, random.Random(0).randbytes(size[0] * size[1] * len(mode)))
-    (tmp_path / "a.png").write_bytes(encode_png(image))
-    with Image.open(tmp_path / "a.png") as read:
-        assert (read.mode, read.size, read.tobytes()) == (mode, size, image.tobytes())
+    assert set(TRUTH) < set(figures["train"].features)
+    row = figures["train"][0]
+    assert row["image"].mode == "RGB" and row["mask"].mode == "L" and row["image"].size == (48, 48)
 
 
 @pytest.mark.parametrize(
-    "name, value",
+    "options, message",
     [
-        ("size", 31),
-        ("size", 48.0),
-        ("characters", 0),
-        ("outfits", 0),
-        ("outfits", 1001),
-        ("images", -1),
-        ("images", 1001),
+        ({"size": 31}, "size: got 31, wanted a whole number from 32 to 1024"),
+        ({"size": 48.0}, "size: got 48.0, wanted"),
+        ({"characters": 0}, "characters: got 0, wanted a whole number from 1 to 10000"),
+        ({"images": "folder"}, "images: got 'folder', wanted none: the mini edition"),
+        ({"data_dir": "built", "size": 64}, "size: got 64, wanted none: a table in a data_dir"),
+        ({"data_dir": "built", "characters": 64}, "characters: got 64, wanted none"),
+        ({"data_files": ["a.parquet"]}, "data_files: got .* wanted none"),
     ],
 )
-def test_bad_arguments_are_named(name, value, tmp_path):
-    with pytest.raises(ValueError, match=rf"^{name}: got {value}, wanted .* from \d+ to \d+"):
-        draw_edition(tmp_path / "out", **{name: value})
-    assert not (tmp_path / "out").exists()
+def test_bad_arguments_are_named(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match=message):
+        load_dataset("retribooru", "figures", **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet"]
 
 
-def test_bad_figure_arguments_are_named():
-    with pytest.raises(ValueError, match="^size: got 16, wanted"):
-        drawn("a", size=16)
-    with pytest.raises(ValueError, match="^background: got 'moon', wanted"):
-        drawn("a", background="moon")
+def test_shards_for_workers(tmp_path):
+    folder = draw_edition(tmp_path, size=32, characters=60)
+    files = shard_files(folder, "train")
+    assert len(files) >= 4
+    assert sum(pq.read_metadata(file).num_rows for file in files) > 500

@@ -4,7 +4,13 @@ from collections import Counter
 
 import pytest
 
-from retribooru.dataset_script.references import RECIPES, draw_references, row_rng
+from retribooru.dataset_script.references import (
+    RECIPES,
+    draw_other,
+    draw_references,
+    has_references,
+    row_rng,
+)
 
 IMAGES = {"a": True, "b": True, "c": True, "d": False}
 
@@ -58,3 +64,20 @@ def test_another_epoch_draws_anew():
     images = {name: True for name in "abcdefgh"}
     draws = {tuple(draw_references("a", images, RECIPES["compose"], row_rng(0, "compose", "a", e))) for e in range(20)}
     assert len(draws) > 10
+
+
+@pytest.mark.parametrize("images", [{"a": True}, {"a": True, "d": False}, {"a": True, "b": True}, IMAGES])
+@pytest.mark.parametrize("task", RECIPES)
+def test_has_references_says_what_drawing_finds(task, images):
+    drawn = draw_references("a", images, RECIPES[task], row_rng(0, task, "a"))
+    assert has_references("a", images, RECIPES[task]) == bool(drawn)
+
+
+def test_another_character_is_drawn_evenly():
+    identities = [("a", "x", "1"), ("b", "x", "1"), ("b", "x", "2"), ("b", "y", "1"), ("c", "x", "1"), ("d", "x", "1")]
+    for character, others in (("a", 5), ("b", 3), ("c", 5), ("d", 5), ("0", 6), ("bb", 6), ("z", 6)):
+        drawn = Counter(draw_other(identities, character, row_rng(seed, "swap", "t")) for seed in range(200 * others))
+        assert set(drawn) == {identity for identity in identities if identity[0] != character}
+        assert min(drawn.values()) > 140
+    assert draw_other([("a", "x", "1"), ("a", "x", "2")], "a", row_rng(0, "swap", "t")) is None
+    assert draw_other([], "a", row_rng(0, "swap", "t")) is None
