@@ -71,7 +71,12 @@ def dataset_card(
         pretty_name="RetriBooru, mini edition" if mini else "RetriBooru",
         task_categories=["text-to-image", "image-to-image"],
         size_categories=[_size_category(sum(split.num_examples for split in rows.values()))],
-        tags=["anime", "reference-conditioned generation", "retribooru", *(["not-for-all-audiences"] * (set(ratings) > {"g"} and not mini))],
+        tags=[
+            "anime",
+            "reference-conditioned generation",
+            "retribooru",
+            *(["not-for-all-audiences"] * (set(ratings) > {"g"} and not mini)),
+        ],
     )
     configs = {
         config: {
@@ -144,7 +149,9 @@ def _counts(infos: dict[str, DatasetInfo]) -> str:
 
 def _columns(infos: dict[str, DatasetInfo]) -> str:
     lines = ["| column of `figures` | what it holds |", "|---|---|"]
-    lines += [f"| {_code(names)} | {text} |" for names, text in COLUMNS.items() if _known(names, infos["figures"].features)]
+    lines += [
+        f"| {_code(names)} | {text} |" for names, text in COLUMNS.items() if _known(names, infos["figures"].features)
+    ]
     tasks = [info.features for config, info in infos.items() if config != "figures"]
     if tasks:
         lines += ["", "| further columns of the tasks | what they hold |", "|---|---|"]

@@ -99,7 +99,9 @@ def export_dataset(
         data_dir = mini_edition(Path(datasets.config.HF_DATASETS_CACHE), size, characters)
     shards = {split: files for split in SPLITS if (files := shard_files(data_dir, split))}
     if not shards:
-        raise ValueError(f"data_dir: got {data_dir}, which has no figures; wanted a folder that `retribooru build` wrote")
+        raise ValueError(
+            f"data_dir: got {data_dir}, which has no figures; wanted a folder that `retribooru build` wrote"
+        )
     if embed_images:
         for files in shards.values():
             check_images(files, images)
@@ -120,7 +122,9 @@ def export_dataset(
     infos = {config: info for config, info in infos.items() if info.splits}  # a small table may have no row of a task
     source = f"`retribooru export` wrote these files; the seed of the references is {seed}."
     if mini:
-        source += f' The figures are those of `load_dataset("retribooru", "figures", size={size}, characters={characters})`.'
+        source += (
+            f' The figures are those of `load_dataset("retribooru", "figures", size={size}, characters={characters})`.'
+        )
     if reasons:
         source += f" Left out: {'; '.join(f'{count:,} figures {reason}' for reason, count in reasons.items())}."
     with replacing(partial / "README.md") as readme:
@@ -156,7 +160,9 @@ def push_dataset(repo_id: str, private: bool = False, api: HfApi | None = None, 
     return report
 
 
-def choose(rows: list[dict], ratings: Sequence[str] | None, embed_images: bool) -> tuple[tuple[str, ...], dict[str, int]]:
+def choose(
+    rows: list[dict], ratings: Sequence[str] | None, embed_images: bool
+) -> tuple[tuple[str, ...], dict[str, int]]:
     """(the ratings that are published, how many of `rows` are not and why); raises ValueError where none is."""
     known = Counter(row["rating"] or UNKNOWN for row in rows)
     ratings = tuple(ratings or (("g",) if "g" in known else ("s",)))
@@ -194,7 +200,11 @@ def dataset_info(folder: Path) -> DatasetInfo:
         files = sorted(folder.glob(f"{split}-*.parquet"))
         if files:
             features = features or stored_features(files)
-            groups = [metadata.row_group(i) for metadata in map(pq.read_metadata, files) for i in range(metadata.num_row_groups)]
+            groups = [
+                metadata.row_group(i)
+                for metadata in map(pq.read_metadata, files)
+                for i in range(metadata.num_row_groups)
+            ]
             size = sum(group.total_byte_size for group in groups)
             splits.add(SplitInfo(split, num_bytes=size, num_examples=count_rows(files)))
     return DatasetInfo(

@@ -58,7 +58,11 @@ TASK_ROWS = Features(
 
 # The columns of a task's row that need no pixels.
 TASK_LABELS = Features(
-    {name: feature for name, feature in TASK_ROWS.items() if name.split("_")[-1] not in ("target", "images", "mask", "masks")}
+    {
+        name: feature
+        for name, feature in TASK_ROWS.items()
+        if name.split("_")[-1] not in ("target", "images", "mask", "masks")
+    }
 )
 
 
@@ -76,7 +80,9 @@ class IdentityIndex:
 
     def __init__(self, labels: pa.Table):
         self.image_ids: list[str] = labels.column("image_id").to_pylist()
-        self.has_head: list[bool] = pc.fill_null(pc.greater(pc.list_value_length(labels["head_box"]), 0), False).to_pylist()
+        self.has_head: list[bool] = pc.fill_null(
+            pc.greater(pc.list_value_length(labels["head_box"]), 0), False
+        ).to_pylist()
         self.identities = list(zip(*(labels.column(name).to_pylist() for name in IDENTITY)))
         self.members = defaultdict(list)
         for position, identity in enumerate(self.identities):

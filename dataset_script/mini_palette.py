@@ -222,8 +222,8 @@ def wardrobe(seed: int, number: int, count: int) -> list[Outfit]:
 def dress(rng: random.Random, top: str) -> Outfit:
     """A random outfit with a top of this colour."""
     garment, length, bottom = pick(rng, GARMENTS), pick(rng, SLEEVES), pick(rng, BOTTOMS)
-    # A third colour must not cover more than the first two: only on short sleeves, and not beside a sailor's collar.
-    contrast = length == "short_sleeves" and garment != "sailor"
+    # A third colour must not cover more than the first two: only on short sleeves of what has no other collar.
+    contrast = length == "short_sleeves" and garment in ("hoodie", "sweater")
     sleeves = pick(rng, (top, top, "white", "black") if contrast else (top,))
     return Outfit(
         garment=garment,

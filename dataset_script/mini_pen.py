@@ -31,7 +31,7 @@ class Frame:
     scale: complex
     shift: complex
 
-    def at(self, points: np.ndarray) -> np.ndarray:
+    def at(self, points: np.ndarray | complex) -> np.ndarray | complex:
         return points * self.scale + self.shift
 
     def within(self, scale: complex, pivot: complex, shift: complex = 0) -> "Frame":
@@ -42,7 +42,17 @@ class Frame:
 @lru_cache(maxsize=512)
 def curve(points: tuple, closed: bool = True, rounds: int = 3) -> np.ndarray:
     """A smooth curve near `points` ((x, y), ...), by cutting corners; a point given twice is a sharp corner."""
-    return smooth(np.array([complex(*point) for point in points]), closed, rounds)
+    return smooth(line(*points), closed, rounds)
+
+
+def flow(*points: tuple) -> np.ndarray:
+    """A smooth open curve from the first point to the last."""
+    return curve(points, closed=False)
+
+
+def line(*points: tuple) -> np.ndarray:
+    """The points themselves: corners of a polygon, or a bent line."""
+    return np.array([complex(*point) for point in points])
 
 
 def smooth(points: np.ndarray, closed: bool = True, rounds: int = 3) -> np.ndarray:
@@ -59,6 +69,13 @@ def smooth(points: np.ndarray, closed: bool = True, rounds: int = 3) -> np.ndarr
 def mirror(points: np.ndarray) -> np.ndarray:
     """The other side's points, in the order that keeps a closed curve's direction."""
     return -np.conj(points[::-1])
+
+
+def same(points: np.ndarray) -> np.ndarray:
+    return points
+
+
+SIDES = (same, mirror)
 
 
 def both(points: tuple) -> tuple:
@@ -86,11 +103,16 @@ def tube(path: np.ndarray, widths, start: float = 0, stop: float = 1) -> np.ndar
     return np.concatenate([part(left, start, stop), part(right, start, stop)[::-1]])
 
 
+def hem(path: np.ndarray, widths, start: float) -> np.ndarray:
+    """The end of a band from share `start` on, as it lies in the whole band."""
+    left, right = sides(path, widths)
+    return np.concatenate([part(left, start, 1), part(right, start, 1)[::-1]])
+
+
 def part(path: np.ndarray, start: float, stop: float) -> np.ndarray:
     """From share `start` to share `stop` of the points of `path`."""
     at = np.linspace(start, stop, max(3, round((stop - start) * len(path)))) * (len(path) - 1)
-    whole = np.arange(len(path))
-    return np.interp(at, whole, path.real) + 1j * np.interp(at, whole, path.imag)
+    return np.interp(at, np.arange(len(path)), path)
 
 
 def whole(places: np.ndarray) -> list[float]:
@@ -117,6 +139,7 @@ class Pen:
 
     @property
     def line(self) -> RGB:
+        """The colour of lines."""
         return self.artist.line
 
     def ink(self, colour: RGB, shadow: RGB = SHADOW, depth: float = DEPTH) -> Ink:
@@ -137,12 +160,17 @@ class Pen:
         place = place[np.abs(np.roll(place, -1) - place) > 1e-6]
         before, after = place - np.roll(place, 1), np.roll(place, -1) - place
         area = (place.real * np.roll(place.imag, -1) - place.imag * np.roll(place.real, -1)).sum()
+        turn = np.angle(after * np.conj(before)) * (1 if area > 0 else -1)
         across = before + after
         across = across / np.maximum(np.abs(across), 1e-9) * (-1j if area > 0 else 1j)
         colour = (*self.line, 255)
+        # A wide line of short pieces would be bumpy, so the shape itself is grown.
         self.draw.polygon(whole(place + across * radius), fill=colour)
-        # At a sharp corner the grown curve is as blunt as its neighbours make it.
-        flat = whole(place[np.abs(np.angle(after * np.conj(before))) > 0.5])
+        # Grown, it is blunt at a sharp corner and crosses itself, which leaves a hole, in a sharp notch.
+        for i in np.nonzero(turn < -0.5)[0]:
+            near = whole(np.take(place, np.arange(i - 8, i + 9), mode="wrap"))
+            self.draw.line(near, fill=colour, width=2 * round(radius))
+        flat = whole(place[np.abs(turn) > 0.5])
         for x, y in zip(flat[0::2], flat[1::2]):
             self.draw.ellipse([round(v) for v in (x - radius, y - radius, x + radius, y + radius)], fill=colour)
 
@@ -198,6 +226,18 @@ class Pen:
         """Like `shade`, over whatever colours are there."""
         if self.artist.shading != "flat":
             self.clipped(points, within, SHADOW, 3.0 if self.artist.shading == "soft" else 0.0, DEPTH)
+
+    def band(self, path: np.ndarray, widths, colour: RGB) -> None:
+        """A band along `path` with its line, in its shadow along the right and lower edge."""
+        self.shape(tube(path, widths), colour)
+        self.darken_band(path, widths)
+
+    def darken_band(self, path: np.ndarray, widths) -> None:
+        left, right = sides(path, widths)
+        if (left - right).real.sum() + 0.5 * (left - right).imag.sum() > 0:
+            left, right = right, left
+        inner = left * 0.34 + right * 0.66
+        self.darken(np.concatenate([inner, right[::-1]]), np.concatenate([left, right[::-1]]))
 
     def gradient(self, points: np.ndarray, upper: RGB, lower: RGB) -> None:
         """Fills a shape from one colour at its top to another at its bottom."""

@@ -18,6 +18,7 @@ from .concepts import crop_concept
 from .figures import FIGURES, SPLITS, TASK_ROWS
 from .files import encode_image
 from .mini import CHARACTERS, MINI_FIGURES, SIZE, mini_edition
+from .mini_body import draw_arm
 from .mini_clothes import draw_top
 from .mini_face import draw_head
 from .mini_figure import draw_figure

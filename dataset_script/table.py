@@ -116,7 +116,7 @@ def has_pixels(files: Sequence[str]) -> bool:
 
 def read_columns(files: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """Some columns of the whole table ("image.path" is one), without the others being read."""
-    return pa.concat_tables([pq.read_table(file, columns=list(columns)) for file in files])
+    return pa.concat_tables([pq.ParquetFile(file).read(columns=list(columns)) for file in files])
 
 
 def portable_schema(features: Features) -> pa.Schema:
@@ -163,6 +163,10 @@ class FiguresTable:
     def features(self) -> Features:
         """The schema of the rows."""
         return table_features(self.files)
+
+    @functools.cached_property
+    def _schema(self) -> pa.Schema:
+        return self.features.arrow_schema
 
     @functools.cached_property
     def _has(self) -> dict[str, bool]:
@@ -229,7 +233,7 @@ class FiguresTable:
                 if pc.any(holes).as_py():
                     image_id = table["image_id"][pc.index(holes, True).as_py()]
                     raise ValueError(f"data_dir: {file} holds no {name} for image_id {image_id}")
-        return table_cast(table.select(list(self.features)), self.features.arrow_schema)
+        return table_cast(table.select(list(self.features)), self._schema)
 
 
 def plain_file(path: str | None) -> str:
@@ -246,7 +250,9 @@ def check_images(files: Sequence[str], images: str | None) -> None:
             raise ValueError(f"images: got {images}, wanted none: this table holds its images")
         return
     if images is None:
-        raise ValueError("images: got none, wanted the folder with the image files: this table names and does not hold them")
+        raise ValueError(
+            "images: got none, wanted the folder with the image files: this table names and does not hold them"
+        )
     if not os.path.isdir(images):
         raise FileNotFoundError(f"images: got {images}, which is not a folder; wanted the one with the image files")
     names = [plain_file(image["path"]) for image in read_columns(files, ["image.path"])["image"].to_pylist()]

@@ -15,6 +15,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from environments import clean_environment
 
+OLAH = Path(__file__).with_name("olah_with_ranges.py")
 OWNER = "somebody"  # who is logged in
 
 
@@ -76,7 +77,7 @@ def serve(python: Path, folder: Path, patience: float = 60) -> Iterator[Hub]:
         f'[basic]\nhost = "127.0.0.1"\nport = {port}\nrepos-path = "{folder / "cache"}"\n'
         f'mirrors-path = ["{hub.repositories}"]\n[accessibility]\noffline = true\n'
     )
-    command = [python.with_name("olah-cli"), "--config", config, "--log-path", folder / "logs"]
+    command = [python, "-I", OLAH, "--config", config, "--log-path", folder / "logs"]
     log = folder / "olah.log"
     with log.open("wb") as output:
         server = subprocess.Popen(command, cwd=folder, env=clean_environment(), stdout=output, stderr=output)

@@ -1,13 +1,17 @@
 """`load_dataset("retribooru", ...)`."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from datasets import load_dataset
 
 import retribooru  # noqa: F401
 from handmade import HEAD_BOX
+from retribooru.dataset_script import figures as figures_module
+from retribooru.dataset_script.build import build_figures
 from retribooru.dataset_script.concepts import crop_concept
 from retribooru.dataset_script.figures import FIGURES, IDENTITY, SPLITS, TASK_ROWS, identity_of
 from retribooru.dataset_script.references import BORROWED, RECIPES
@@ -102,3 +106,42 @@ def test_import_is_light():
     heavy = ("torch", "diffusers", "transformers", "evaluate")
     code = f"import sys, retribooru; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_real_figures_through_every_config(real_figures, tmp_path):
+    built = tmp_path / "built"
+    folders = (real_figures / name for name in ("retribooru.json", "images", "masks"))
+    report = build_figures(*folders, built)
+    options = {"data_dir": str(built), "cache_dir": str(tmp_path / "cache")}
+    figures = load_dataset("retribooru", "figures", **options)
+    assert sum(figures.num_rows.values()) == 608
+    split_by_id = {image_id: split for split, rows in figures.items() for image_id in rows["image_id"]}
+    for task, recipe in RECIPES.items():
+        for split, rows in load_dataset("retribooru", task, **options).items():
+            assert 0 < len(rows) <= report.figures[split]
+            for row in rows:
+                assert tuple(row["reference_concepts"]) == recipe and row["target_id"] not in row["reference_ids"]
+                home = "train" if split == "in_domain" else split
+                assert {split_by_id[image_id] for image_id in row["reference_ids"]} == {home}
+                assert all(image.mode == "RGB" and min(image.size) > 0 for image in row["reference_images"])
+                assert all(mask.mode == "L" for mask in row["reference_masks"])
+                sizes = [image.size for image in (row["target"], *row["reference_images"])]
+                assert sizes == [mask.size for mask in (row["target_mask"], *row["reference_masks"])]
+
+
+def test_the_script_names_every_file_that_it_needs():
+    """`datasets` 3 copies the files that the script itself imports, each in a line of its own without a comment."""
+    folder = Path(figures_module.__file__).parent
+
+    def siblings(path):
+        return {node.module for node in ast.walk(ast.parse(path.read_text())) if getattr(node, "level", 0) == 1}
+
+    script = folder / "retribooru.py"
+    lines = [line for line in script.read_text().splitlines() if line.startswith("from .")]
+    named = {line.split()[1].removeprefix(".") for line in lines}
+    assert not [line for line in lines if "#" in line]
+    needed, found = set(), {"retribooru"}
+    while found - needed:
+        needed |= found
+        found = set().union(*(siblings(folder / f"{name}.py") for name in needed))
+    assert needed - {"retribooru"} == named == siblings(script)

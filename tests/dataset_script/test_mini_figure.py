@@ -1,12 +1,13 @@
 import random
 import re
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 from PIL import ImageFilter
 from retribooru.dataset_script.mini_face import EXPRESSIONS
-from retribooru.dataset_script.mini_figure import POSES, draw_figure
+from retribooru.dataset_script.mini_figure import POSES, draw_figure, draw_person
 from retribooru.dataset_script.mini_palette import (
     ARTISTS,
     BANGS,
@@ -47,7 +48,8 @@ def near(image, colour, distance=24):
     return np.abs(np.asarray(image).astype(int) - colour).sum(axis=2) < distance
 
 
-def seeds_of(wanted, key):
+@cache
+def seed_of(wanted, key):
     """A seed whose figure has this pose or expression."""
     return next(seed for seed in range(1000) if drawn(seed, size=32).truth[key] == wanted)
 
@@ -104,7 +106,7 @@ def test_background_says_itself(background):
 @pytest.mark.parametrize("pose", POSES)
 @pytest.mark.parametrize("artist", ARTISTS, ids=lambda artist: artist.name)
 def test_figures_stay_inside_and_heads_on_the_mask(pose, artist):
-    seed = seeds_of(pose, "pose")
+    seed = seed_of(pose, "pose")
     for number, style in enumerate(HAIR_STYLES):
         size, outfit = SIZES[number % len(SIZES)], wardrobe(2, number, 1)[0]
         figure = draw_figure(replace(GIRL, hair_style=style), outfit, artist, random.Random(seed), size)
@@ -118,25 +120,18 @@ def test_figures_stay_inside_and_heads_on_the_mask(pose, artist):
         assert mask[y0:y1, x0:x1].mean() > 0.75
 
 
-@pytest.mark.parametrize("size", [512, 1024])
-def test_large_figures_stay_inside(size):
-    for figure in many(8, size):
-        # Not a trace of the figure on the border, not even one that is too faint for the mask.
-        mask = np.asarray(figure.mask)
-        assert not (mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
-
-
-def test_nothing_of_the_figure_touches_the_border():
-    for a, b in zip(many(40, 64, background="plain"), many(40, 64, background="plain")):
-        assert a.mask.tobytes() == b.mask.tobytes()
-        pixels = np.asarray(a.image).astype(int)
-        border = np.concatenate([pixels[0], pixels[:, 0], pixels[:, -1]])
-        assert np.abs(border - border[0]).max() == 0
+@pytest.mark.parametrize("size, count", [(32, 100), (64, 100), (300, 20), (1024, 3), (1500, 3)])
+def test_not_even_a_faint_trace_of_the_figure_is_on_the_border(size, count):
+    for number, character in enumerate(cast(2, count)):
+        outfit, artist = wardrobe(2, number, 1)[0], ARTISTS[number % len(ARTISTS)]
+        coverage = np.asarray(draw_person(character, outfit, artist, random.Random(number), size).coverage)
+        assert coverage.max() == 255
+        assert not (coverage[0].any() or coverage[-1].any() or coverage[:, 0].any() or coverage[:, -1].any())
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_head_box_holds_the_eyes_and_not_the_feet(expression):
-    figure = drawn(seeds_of(expression, "expression"), background="plain")
+    figure = drawn(seed_of(expression, "expression"), background="plain")
     rows, columns = np.nonzero(near(figure.image, painted(EYES["green"], ARTISTS[0]), 70))
     x0, y0, x1, y1 = figure.head_box
     assert len(rows) > 40 and columns.min() >= x0 and columns.max() < x1 and rows.min() >= y0 and rows.max() < y1
@@ -146,7 +141,7 @@ def test_head_box_holds_the_eyes_and_not_the_feet(expression):
 @pytest.mark.parametrize("pose", POSES)
 @pytest.mark.parametrize("artist", ARTISTS, ids=lambda artist: artist.name)
 def test_identity_colours_are_in_the_picture_whatever_the_pose(pose, artist):
-    figure = drawn(seeds_of(pose, "pose"), artist, background="plain", size=128)
+    figure = drawn(seed_of(pose, "pose"), artist, background="plain", size=128)
     for table, key, least in ((HAIR, "blonde", 400), (CLOTH, "red", 80), (CLOTH, "blue", 100), (SKIN, "tan", 250)):
         assert near(figure.image, painted(table[key], artist), 60).sum() > least
 
@@ -168,10 +163,11 @@ def test_colours_of_an_outfit_are_those_that_cover_most():
         )
         girl = replace(GIRL, hair="blonde", hair_style="short_hair", eyes="brown")
         flat = replace(ARTISTS[0], shading="flat")
-        figure = draw_figure(girl, outfit, flat, random.Random(seeds_of("standing", "pose")), 128, "plain")
+        figure = draw_figure(girl, outfit, flat, random.Random(seed_of("standing", "pose")), 128, "plain")
         inside = np.asarray(figure.mask) == 255
         areas = {
-            name: (inside & near(figure.image, painted(CLOTH[name], flat), 60)).sum() for name in ("red", "blue", "white")
+            name: (inside & near(figure.image, painted(CLOTH[name], flat), 60)).sum()
+            for name in ("red", "blue", "white")
         }
         first, second = outfit.colours()
         assert {first, second} == {"red", "blue"}
