@@ -180,11 +180,9 @@ def full_of_one(work: Path, what: str) -> None:
 
 def full_table(folder: Path, images: Path) -> None:
     """116,729 figures in identities as large as the authors', without pixels; all image files are one, linked."""
-    from datasets import Features, Image
-
-    from retribooru.dataset_script.figures import FIGURES
+    from retribooru.dataset_script.figures import FIGURES, FIGURES_WITHOUT_PIXELS
     from retribooru.dataset_script.files import replacing_folder
-    from retribooru.dataset_script.mini import MINI_FIGURES, draw_rows, identities
+    from retribooru.dataset_script.mini import draw_rows, identities
     from retribooru.dataset_script.table import write_shards
 
     if folder.is_dir():
@@ -211,10 +209,8 @@ def full_table(folder: Path, images: Path) -> None:
                        "image": {"bytes": None, "path": name}}  # fmt: skip
                 number += 1
 
-    assert set(FIGURES) < set(MINI_FIGURES)
-    features = Features({**FIGURES, "image": Image(mode="RGB", decode=False)})
     with replacing_folder(folder) as partial:
-        write_shards("train", rows(), partial / "data", features, FULL)
+        write_shards("train", rows(), partial / "data", FIGURES_WITHOUT_PIXELS, FULL)
 
 
 def main() -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import datasets
 import pyarrow.parquet as pq
-from datasets import DatasetInfo, Features, Image, SplitDict, SplitInfo
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from huggingface_hub import HfApi
 from tqdm import tqdm
 
 from .card import dataset_card
-from .figures import SPLITS, TASK_LABELS, TASK_ROWS
+from .figures import FIGURES_WITHOUT_PIXELS, SPLITS, TASK_LABELS, TASK_ROWS
 from .files import replace_folder, replacing, replacing_folder
 from .mini import CHARACTERS, SIZE, mini_edition
 from .references import RECIPES
@@ -231,7 +231,7 @@ def _write_figures(folder: Path, shards: dict, images: str | None, ratings: Sequ
     for split, files in shards.items():
         features = table_features(files)
         if not embed_images:
-            features = Features({**features, "image": Image(mode="RGB", decode=False)})
+            features = Features({**features, **FIGURES_WITHOUT_PIXELS})
         rows = published_rows(FiguresTable(files, images), ratings, embed_images)
         _write(folder, "figures", split, rows, features, count_rows(files))
 

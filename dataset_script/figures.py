@@ -32,6 +32,9 @@ FIGURES = Features(
     }
 )
 
+# The same for a table that names its image files and does not hold them: `path` is relative to the user's folder.
+FIGURES_WITHOUT_PIXELS = Features({**FIGURES, "image": Image(mode="RGB", decode=False)})
+
 # One row per target, the same for every task. The reference_* lists are parallel and bear the names of the pipeline's
 # arguments: RetriBooruPipeline(row["prompt"], reference_images=row["reference_images"], ...). The references' own
 # identity is the target's, but for the bodies of `swap`: these are somebody else's, and since no picture of the one in

@@ -35,7 +35,7 @@ def add_pixels(record: dict, images: Path, masks: Path) -> dict:
         Reject: a file is missing, no picture that can be read or too large, the mask is of another size or empty, the
             box is outside the image.
     """
-    image, image_cell = _read(_find(images, record["image_id"], "image"), "image", "RGB", "white")
+    image, image_cell = read_image(_find(images, record["image_id"], "image"))
     mask, mask_cell = _read(_find(masks, record["image_id"], "mask"), "mask", "L", "black")
     if mask.size != image.size:
         raise Reject(f"mask: got size {mask.size}, wanted the image's {image.size}")
@@ -51,6 +51,14 @@ def add_pixels(record: dict, images: Path, masks: Path) -> dict:
         "mask": {**mask_cell, "path": None},
         "head_box": pixel_box(record["bbox"], image.size),
     }
+
+
+def read_image(file: Path) -> tuple[Image.Image, dict]:
+    """(an image as it is meant, upright RGB; its cell in the table, without a path where it is encoded anew).
+
+    Raises Reject where the file is no still picture of moderate size that can be read.
+    """
+    return _read(file, "image", "RGB", "white")
 
 
 def as_meant(image: Image.Image, ground: str) -> Image.Image:

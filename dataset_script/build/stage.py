@@ -51,11 +51,9 @@ REJECTS = pa.schema([("image_id", pa.string()), ("reason", pa.string()), ("recor
 SETTINGS = "settings.json"
 
 
-def rejects_table(rejects: Iterable[tuple[str | None, str, Any]]) -> pa.Table:
-    """`REJECTS` of (image_id, reason, what came in)."""
-    rows = [
-        {"image_id": image_id, "reason": reason, "record": json.dumps(record)} for image_id, reason, record in rejects
-    ]
+def rejects_table(rejects: Iterable[dict]) -> pa.Table:
+    """`REJECTS` of what `annotations.reject` returns."""
+    rows = [{**line, "record": json.dumps(line["record"])} for line in rejects]
     return pa.Table.from_pylist(rows, schema=REJECTS)
 
 
@@ -172,7 +170,9 @@ class Runner:
         if self.processes == 1:
             yield from map(make_work(), items)
             return
-        with ProcessPoolExecutor(min(self.processes, len(items)), initializer=_begin_work, initargs=(make_work,)) as pool:
+        with ProcessPoolExecutor(
+            min(self.processes, len(items)), initializer=_begin_work, initargs=(make_work,)
+        ) as pool:
             yield from pool.map(_do_work, items)
 
 
@@ -201,8 +201,7 @@ class RayRunner(Runner):
         size = min(self.processes, len(items))
         todo = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
         yield from (
-            row["result"]
-            for row in todo.map(_RayWork, fn_constructor_args=(make_work,), concurrency=size).iter_rows()
+            row["result"] for row in todo.map(_RayWork, fn_constructor_args=(make_work,), concurrency=size).iter_rows()
         )
 
 

@@ -23,6 +23,8 @@ from retribooru.dataset_script.build import build_figures
 from retribooru.dataset_script.export import export_dataset
 from retribooru.dataset_script.register import register_dataset
 
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
 CONFIGS = ("figures", "compose")
 SPLITS = ("train", "in_domain")
 BIGGER = {"size": 32, "characters": 40}  # train in four shards, where mini_options makes three
