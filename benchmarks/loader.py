@@ -23,12 +23,14 @@ from pathlib import Path
 from random import Random
 
 FULL = 116_729
+BATCH = 8  # rows that a worker hands over at once
 # Of the authors' images: how many have this many partners (METHOD); the rest of the table has 6 to 20.
 PARTNERS = {1: 65_594, 2: 19_636, 3: 9_125, 4: 5_227, 5: 3_434}
 
 
 def rates(work: Path, size: int, rows: int, rounds: int) -> None:
     """Prints a line for each way of loading."""
+    import torch
     from datasets import Features, Image, load_dataset
     from PIL import Image as PIL
     from torch.utils.data import DataLoader
@@ -37,9 +39,10 @@ def rates(work: Path, size: int, rows: int, rounds: int) -> None:
     from retribooru.dataset_script.export import export_dataset
     from retribooru.training.data import TrainingFigures, load_figures
 
+    torch.set_num_threads(1)  # as in a worker
     exported = work / f"export-{size}"
     if not exported.is_dir():
-        export_dataset(exported, size=size, characters=60, configs=["compose"])
+        export_dataset(exported, size=size, characters=150, configs=["compose"])
     options = {"split": "train", "data_dir": str(exported), "cache_dir": str(work / "cache")}
     mapped = load_dataset("retribooru", "compose", **options)
     mapped = mapped.select(range(min(rows, len(mapped))))
@@ -60,7 +63,8 @@ def rates(work: Path, size: int, rows: int, rounds: int) -> None:
                 PIL.open(io.BytesIO(image)).load()
 
     def workers(dataset, count):
-        return lambda: consume(DataLoader(dataset, batch_size=None, num_workers=count), rows)
+        loader = DataLoader(dataset, batch_size=BATCH, collate_fn=list, num_workers=count)
+        return lambda: consume(itertools.chain.from_iterable(loader), rows)
 
     ways = {
         "Pillow, five images in memory": bare,
@@ -217,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made once: some GB")
     parser.add_argument("--parts", nargs="+", default=["rates", "memory", "full"], choices=["rates", "memory", "full"])
-    parser.add_argument("--rows", type=int, default=400, help="rows of a round of rates")
+    parser.add_argument("--rows", type=int, default=1500, help="rows of a round of rates")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--one", help=argparse.SUPPRESS)  # what a process of its own measures
     args = parser.parse_args()

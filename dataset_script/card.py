@@ -3,12 +3,15 @@
 from pathlib import Path
 from string import Template
 
-from datasets import DatasetInfo, Features
+import pyarrow.parquet as pq
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
+from .figures import SPLITS
 from .mini import TRUTH
+from .table import count_rows, stored_features
 
 CARDS = Path(__file__).parent / "cards"
 
@@ -98,6 +101,28 @@ def dataset_card(
         citation=CITATION,
     )  # fmt: skip
     return f"---\n{data}\n---\n\n{words}"
+
+
+def dataset_info(folder: Path) -> DatasetInfo:
+    """Schema and sizes of a config, read off its files."""
+    splits, features = SplitDict(), None
+    for split in SPLITS:
+        files = sorted(folder.glob(f"{split}-*.parquet"))
+        if files:
+            features = features or stored_features(files)
+            groups = [
+                metadata.row_group(i)
+                for metadata in map(pq.read_metadata, files)
+                for i in range(metadata.num_row_groups)
+            ]
+            size = sum(group.total_byte_size for group in groups)
+            splits.add(SplitInfo(split, num_bytes=size, num_examples=count_rows(files)))
+    return DatasetInfo(
+        features=features,
+        splits=splits,
+        download_size=sum(file.stat().st_size for file in folder.glob("*.parquet")),
+        dataset_size=sum(split.num_bytes for split in splits.values()),
+    )
 
 
 def _size_category(rows: int) -> str:

@@ -12,12 +12,11 @@ from itertools import chain
 from pathlib import Path
 
 import datasets
-import pyarrow.parquet as pq
-from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+from datasets import DatasetInfo, Features
 from huggingface_hub import HfApi
 from tqdm import tqdm
 
-from .card import dataset_card
+from .card import dataset_card, dataset_info
 from .figures import FIGURES_WITHOUT_PIXELS, SPLITS, TASK_LABELS, TASK_ROWS
 from .files import replace_folder, replacing, replacing_folder
 from .mini import CHARACTERS, SIZE, mini_edition
@@ -28,7 +27,6 @@ from .table import (
     count_rows,
     read_columns,
     shard_files,
-    stored_features,
     table_features,
     write_shards,
 )
@@ -191,28 +189,6 @@ def published_rows(table: FiguresTable, ratings: Sequence[str], embed_images: bo
             if embed_images and data is None:
                 data, path = Path(path).read_bytes(), Path(path).relative_to(table.images).as_posix()
             yield {**row, "image": {"bytes": data if embed_images else None, "path": path}}
-
-
-def dataset_info(folder: Path) -> DatasetInfo:
-    """Schema and sizes of a config, read off its files."""
-    splits, features = SplitDict(), None
-    for split in SPLITS:
-        files = sorted(folder.glob(f"{split}-*.parquet"))
-        if files:
-            features = features or stored_features(files)
-            groups = [
-                metadata.row_group(i)
-                for metadata in map(pq.read_metadata, files)
-                for i in range(metadata.num_row_groups)
-            ]
-            size = sum(group.total_byte_size for group in groups)
-            splits.add(SplitInfo(split, num_bytes=size, num_examples=count_rows(files)))
-    return DatasetInfo(
-        features=features,
-        splits=splits,
-        download_size=sum(file.stat().st_size for file in folder.glob("*.parquet")),
-        dataset_size=sum(split.num_bytes for split in splits.values()),
-    )
 
 
 def _begin(out: Path, settings: object) -> Path:

@@ -42,7 +42,8 @@ def replace_folder(partial: Path, final: Path) -> None:
 def write_lines(path: Path, lines: Iterable[dict]) -> None:
     """Writes JSON lines, beside the file's name first."""
     with replacing(path) as partial:
-        partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def encode_image(image: Image.Image, image_format: str = "PNG") -> bytes:

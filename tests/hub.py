@@ -112,7 +112,7 @@ def git(repository: Path, *command: str) -> str:
     """What git says; as somebody, with no settings of this machine's user."""
     who = {f"GIT_{role}_{field}": OWNER for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
     env = clean_environment(**who, GIT_CONFIG_GLOBAL="/dev/null", GIT_CONFIG_NOSYSTEM="1")
-    done = subprocess.run(["git", *command], cwd=repository, env=env, capture_output=True, text=True)
+    done = subprocess.run(["git", *command], check=False, cwd=repository, env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"git {' '.join(command)}: {done.stderr}")
     return done.stdout

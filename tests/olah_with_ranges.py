@@ -1,7 +1,7 @@
 """`olah-cli` that also answers requests for a part of a file; runs in the environment that has olah.
 
-The Hub answers `Range: bytes=FIRST-LAST`, and a Parquet file is streamed that way. olah sends the whole of a file from a
-repository on its own disk, whatever part was asked for.
+The Hub answers `Range: bytes=FIRST-LAST`, and a Parquet file is streamed that way. olah 0.5.4 sends the whole of a file
+that lies in a repository on its own disk, whatever part was asked for.
 """
 
 import re

@@ -1,15 +1,15 @@
 """From annotations, images and masks to the figures table that `load_dataset("retribooru", data_dir=...)` reads."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ..figures import FIGURES, SPLITS, identity_of, split_of
+from ..figures import FIGURES, LABELS, SPLITS, IdentityIndex, identity_of, split_of
 from ..files import replacing_folder, write_lines
-from ..table import write_shards
+from ..table import read_columns, shard_files, write_shards
 from .annotations import Reject, name_outfits, read_annotations, reject
 from .pixels import add_pixels
 
@@ -94,23 +94,25 @@ def build_figures(
     for record in usable:
         split = split_of(record["character"], record["image_id"], seed, out_of_domain, in_domain)
         by_split[split].append(record)
-    counts = {}
     with replacing_folder(out / "data") as folder:
         for split, members in by_split.items():
             rows = _with_pixels(tqdm(members, desc=f"writing {split}", unit="image"), images, masks, rejects)
-            counts[split] = write_shards(split, rows, folder, FIGURES, len(members))
+            write_shards(split, rows, folder, FIGURES, len(members))
         write_lines(out / "rejects.jsonl", rejects)
 
-    sizes = Counter(identity_of(record) for record in usable)
-    return BuildReport(
-        figures=counts,
-        characters={split: len({record["character"] for record in members}) for split, members in by_split.items()},
-        identities=len(sizes),
-        alone=sum(size == 1 for size in sizes.values()),
-        loose_links=loose_links,
-        rejects=dict(Counter(line["reason"].split(":")[0] for line in rejects)),
-        out=out,
-    )
+    return summary(out, Counter(line["reason"].split(":")[0] for line in rejects), loose_links)
+
+
+def summary(out: Path, rejects: Mapping[str, int], loose_links: int = 0) -> BuildReport:
+    """What the figures table in `out` holds, read off its labels; the rest as given."""
+    figures, characters, sizes = {}, {}, Counter()
+    for split in SPLITS:
+        files = shard_files(out, split)
+        identities = IdentityIndex(read_columns(files, LABELS)).identities if files else []
+        figures[split], characters[split] = len(identities), len({character for character, _, _ in identities})
+        sizes.update(identities)
+    alone = sum(size == 1 for size in sizes.values())
+    return BuildReport(figures, characters, len(sizes), alone, loose_links, dict(rejects), Path(out))
 
 
 def _with_pixels(records: Iterable[dict], images: Path, masks: Path, rejects: list[dict]) -> Iterator[dict]:

@@ -136,6 +136,12 @@ def count_stage(folder: Path) -> Counter:
     return counts
 
 
+def write_part(folder: Path, name: str, done: Done) -> None:
+    """The files of a part, the rows last: with them the part is done."""
+    write_parquet(folder / f"{name}.rejects.parquet", done.rejects)
+    write_parquet(folder / f"{name}.parquet", done.rows)
+
+
 def write_parquet(path: Path, table: pa.Table) -> None:
     """A whole file, or none."""
     with replacing(path) as partial:
@@ -149,9 +155,7 @@ class _PartWork:
         self.work, self.folder = make_work(), Path(folder)
 
     def __call__(self, part: Part) -> str:
-        done = self.work(part.item)
-        write_parquet(self.folder / f"{part.name}.rejects.parquet", done.rejects)
-        write_parquet(self.folder / f"{part.name}.parquet", done.rows)  # last: with it the part is done
+        write_part(self.folder, part.name, self.work(part.item))
         return part.name
 
 

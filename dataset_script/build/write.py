@@ -62,12 +62,17 @@ def collect_labels(filtered: Path, annotated: Path, outfits: pa.Table) -> pa.Tab
     ids = outfits["image_id"].combine_chunks()
     table = outfits
     for folder in (filtered, annotated):
-        found = pa.concat_tables(_rows_of(path, ids) for path in part_files(folder))
-        order = pc.index_in(ids, value_set=found["image_id"].combine_chunks())
+        found = aligned(pa.concat_tables(_rows_of(path, ids) for path in part_files(folder)), ids)
         for name in found.column_names:
             if name != "image_id":
-                table = table.append_column(name, found[name].take(order))
+                table = table.append_column(name, found[name])
     return table.sort_by([(name, "ascending") for name in (*IDENTITY, "image_id")])
+
+
+def aligned(table: pa.Table, ids: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The rows of `table`, whose image ids are unique, in the order of `ids`, which all are among them."""
+    ids = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+    return table.take(pc.index_in(ids, value_set=table["image_id"].combine_chunks()))
 
 
 def _rows_of(path: Path, ids: pa.Array) -> pa.Table:

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from retribooru import cli_build
 from retribooru.dataset_script.mini import CHARACTERS, SIZE
+from retribooru.errors import clear_errors
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None
@@ -17,21 +19,7 @@ def _main() -> None:
     """RetriBooru: draw this character, in these clothes, from a few pictures."""
 
 
-@app.command()
-def build(
-    annotations: Annotated[Path, typer.Option(help="JSON in the authors' form: retribooru.json")],
-    images: Annotated[Path, typer.Option(help="Folder with ID.png (or .jpg, .webp) of every record")],
-    masks: Annotated[Path, typer.Option(help="Folder with ID.png of every record, white where the figure is")],
-    out: Annotated[Path, typer.Option(help="Folder to write: the data_dir of load_dataset")],
-    seed: Annotated[int, typer.Option(help="Of the split")] = 0,
-    out_of_domain: Annotated[float, typer.Option(help="Share of characters kept out of training")] = 0.1,
-    in_domain: Annotated[float, typer.Option(help="Share of the other characters' images kept as targets")] = 0.05,
-) -> None:
-    """Build the figures table from annotations, images and masks."""
-    from retribooru.dataset_script.build import build_figures
-
-    with _clear_errors():
-        print(build_figures(annotations, images, masks, out, seed, out_of_domain, in_domain))
+app.add_typer(cli_build.app, name="build")
 
 
 DataDir = Annotated[Path | None, typer.Option(help="A folder that `build` wrote; without, the mini edition")]
@@ -63,7 +51,7 @@ def export(
     """Write the files of a Hub repository: Parquet that `datasets` reads without this package, and the card."""
     from retribooru.dataset_script.export import CONFIGS, export_dataset
 
-    with _clear_errors():
+    with clear_errors():
         print(export_dataset(out, data_dir, config or CONFIGS, embed_images, images, rating, seed, size, characters,
                              license))  # fmt: skip
 
@@ -85,7 +73,7 @@ def push(
     """Export and upload to the Hub in one commit."""
     from retribooru.dataset_script.export import CONFIGS, push_dataset
 
-    with _clear_errors():
+    with clear_errors():
         print(push_dataset(
             repo_id, private, data_dir=data_dir, configs=config or CONFIGS, embed_images=embed_images, images=images,
             ratings=rating, seed=seed, size=size, characters=characters, license=license,
@@ -97,7 +85,7 @@ def train(context: typer.Context) -> None:
     """Train the retrieval; the flags are those of `python -m retribooru.training.train --help`."""
     from retribooru.training.train import main
 
-    with _clear_errors():
+    with clear_errors():
         main(context.args)
 
 
@@ -116,20 +104,8 @@ def demo(
     """The whole chain on this machine, without network: figures, training, a grid of pictures, scores."""
     from retribooru.demo import run_demo
 
-    with _clear_errors():
+    with clear_errors():
         run_demo(out, figures, vae_steps, base_steps, steps, clip, seed)
-
-
-class _clear_errors:
-    """Bad input ends in one line and status 1; anything else is a fault of ours and shows where."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if kind is not None and issubclass(kind, (ValueError, TypeError, FileNotFoundError)):
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def test_workers_with_shuffling(load, expected):
 @pytest.mark.parametrize("workers", [0, 2, 3])
 @each("compose")
 def test_nodes_where_shards_do_not_divide(load, expected, config, split, workers):
-    """Three shards or one for two nodes: `datasets` lets each node read all and keep every second row of each worker."""
+    """Three shards or one for two nodes: `datasets` has each node read all, and keep each worker's every second row."""
     streamed = load(config, split=split, streaming=True)
     sizes = shard_sizes(streamed)
     assert len(sizes) % 2 == 1 and sum(sizes) == len(expected[config, split])
@@ -181,7 +181,7 @@ def taken_up(load, stop: int, prepare=lambda streamed: streamed) -> tuple[list[s
 def test_taken_up_again(load, expected, config, split):
     rows = expected[config, split]
     sizes = shard_sizes(load(config, split=split, streaming=True))
-    stops = {1, 7, 50, 99, 100, 101, sizes[0] - 1, sizes[0], sizes[0] + 1, len(rows) - 1, len(rows)}
+    stops = {1, 50, 100, sizes[0] - 1, sizes[0], sizes[0] + 1, len(rows) - 1, len(rows)}
     for stop in sorted(stop for stop in stops if stop <= len(rows)):
         first, rest = taken_up(lambda: load(config, split=split, streaming=True), stop)
         assert first == rows[:stop] and rest == rows[stop:], stop
@@ -196,17 +196,19 @@ def test_taken_up_again_with_shards_shuffled(load, expected, epoch):
 
     whole = keys(prepare(load("compose", split="train", streaming=True)))
     assert sorted(whole) == sorted(expected["compose", "train"])
-    for stop in (1, 60, 130, 250):
+    for stop in (1, 130, 250):
         first, rest = taken_up(lambda: load("compose", split="train", streaming=True), stop, prepare)
         assert first == whole[:stop] and rest == whole[stop:], stop
 
 
-@pytest.mark.parametrize("stop", [1, 60, 130, 250])
+@pytest.mark.parametrize("stop", [60, 250])
 def test_taken_up_again_with_a_shuffle_buffer(load, expected, stop):
     """`datasets` does not keep what is in the buffer, and says so: about as many rows are lost or come again."""
     rows, buffer_size = expected["compose", "train"], 20
     first, rest = taken_up(
-        lambda: load("compose", split="train", streaming=True), stop, lambda streamed: streamed.shuffle(seed=5, buffer_size=buffer_size)
+        lambda: load("compose", split="train", streaming=True),
+        stop,
+        lambda streamed: streamed.shuffle(seed=5, buffer_size=buffer_size),
     )
     assert len(first) == stop and len({*rest}) == len(rest)
     assert {*first, *rest} <= {*rows}
@@ -249,7 +251,9 @@ def test_a_table_that_was_built_anew_is_not_taken_from_the_cache(tmp_path):
 
     def build():
         folder = tmp_path / "authors_form"
-        build_figures(folder / "retribooru.json", folder / "images", folder / "masks", tmp_path / "built", in_domain=0.0)
+        build_figures(
+            folder / "retribooru.json", folder / "images", folder / "masks", tmp_path / "built", in_domain=0.0
+        )
 
     def load(config):
         options = {"data_dir": str(tmp_path / "built"), "cache_dir": str(tmp_path / "cache")}
@@ -279,7 +283,7 @@ def test_registered_once(mini_options):
         "print(len([kind for kind in before.__mro__ if kind.__name__ == '_FindsItsOwnFiles']))\n"
         "print(list(load._PACKAGED_DATASETS_MODULES).count('retribooru'))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout.split() == ["1", "1"], done.stderr
 
 
@@ -287,7 +291,9 @@ def test_other_packaged_modules_work_as_before(tmp_path):
     register_dataset()
     importlib.reload(retribooru)
     (tmp_path / "rows.json").write_text('{"text": "a"}\n{"text": "b"}\n')
-    rows = load_dataset("json", data_files=str(tmp_path / "rows.json"), split="train", cache_dir=str(tmp_path / "cache"))
+    rows = load_dataset(
+        "json", data_files=str(tmp_path / "rows.json"), split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert rows["text"] == ["a", "b"]
     (tmp_path / "folder").mkdir()
     (tmp_path / "rows.json").rename(tmp_path / "folder" / "rows.json")

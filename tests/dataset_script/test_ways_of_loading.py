@@ -23,8 +23,9 @@ BY_NAME, BY_SCRIPT, CODE_FREE, CODE_FREE_BEFORE = "by name", "script, datasets 3
 
 
 def run_python(python, *arguments, env, cwd):
-    """Runs away from the checkout and without the folder of the script in the path: what is not installed is not there."""
-    return subprocess.run([str(python), "-I", *map(str, arguments)], cwd=cwd, env=env, capture_output=True, text=True)
+    """Runs elsewhere, and without the script's folder in the path: what is not installed is not there."""
+    command = [str(python), "-I", *map(str, arguments)]
+    return subprocess.run(command, check=False, cwd=cwd, env=env, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
