@@ -68,18 +68,15 @@ def dataset_card(
         provenance: how the files were made, a sentence or more.
     """
     rows = infos["figures"].splits
+    # "s" alone is the older scheme's "safe".
+    audience = [] if mini or set(ratings) in ({"g"}, {"s"}) else ["not-for-all-audiences"]
     data = DatasetCardData(
         license=license or ("cc0-1.0" if mini else "other"),
         language="en",
         pretty_name="RetriBooru, mini edition" if mini else "RetriBooru",
         task_categories=["text-to-image", "image-to-image"],
         size_categories=[_size_category(sum(split.num_examples for split in rows.values()))],
-        tags=[
-            "anime",
-            "reference-conditioned generation",
-            "retribooru",
-            *(["not-for-all-audiences"] * (set(ratings) > {"g"} and not mini)),
-        ],
+        tags=["anime", "reference-conditioned generation", "retribooru", *audience],
     )
     configs = {
         config: {
@@ -87,6 +84,7 @@ def dataset_card(
             **({"default": True} if config == "figures" else {}),
         }
         for config, folder in folders.items()
+        if config in infos
     }
     MetadataConfigs(configs).to_dataset_card_data(data)
     DatasetInfosDict(infos).to_dataset_card_data(data)

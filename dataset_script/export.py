@@ -84,13 +84,17 @@ def export_dataset(
         seed: draws the references of the tasks.
         license: of the card. None: cc0-1.0 for the mini edition, other for any other.
     """
-    out, mini = Path(out), data_dir is None
+    out, mini, images = Path(out), data_dir is None, images and str(images)
     embed_images = mini if embed_images is None else embed_images
     unknown = [name for name in configs if name not in CONFIGS]
     if unknown:
         raise ValueError(f"configs: got {', '.join(unknown)}, wanted some of {', '.join(CONFIGS)}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / MARK).is_file():
-        raise ValueError(f"out: got {out}, which is there and no earlier export; wanted a new folder")
+    if isinstance(ratings, str):
+        raise ValueError(f"ratings: got {ratings!r}, wanted a list of ratings")
+    # Beside `out` an export is made, and the one before is moved away.
+    for folder in (out, *(out.with_name(out.name + suffix) for suffix in (".partial", ".old"))):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / MARK).is_file():
+            raise ValueError(f"out: got {out}, but {folder} is there and no earlier export; wanted a new folder")
     if images is not None and not embed_images:
         raise ValueError(f"images: got {images}, wanted none without embed_images: no pixels are written")
     if mini:
@@ -100,10 +104,9 @@ def export_dataset(
         raise ValueError(
             f"data_dir: got {data_dir}, which has no figures; wanted a folder that `retribooru build` wrote"
         )
-    if embed_images:
-        for files in shards.values():
-            check_images(files, images)
     every_file = list(chain(*shards.values()))
+    if embed_images:
+        check_images(every_file, images)
     ratings, reasons = choose(read_columns(every_file, ["rating", "image.path"]).to_pylist(), ratings, embed_images)
 
     table = [(file, os.stat(file).st_mtime_ns) for file in every_file]
@@ -128,14 +131,15 @@ def export_dataset(
     with replacing(partial / "README.md") as readme:
         card = dataset_card(infos, folders, mini, embed_images, license, ratings, source)
         readme.write_text(card, encoding="utf-8")
-    for leftover in {path.name for path in partial.iterdir()} - {*folders.values(), "README.md", MARK}:
-        shutil.rmtree(partial / leftover)  # of configs that an earlier, killed export was asked for
+    kept = {"README.md", MARK, *(folders[config] for config in infos)}
+    for leftover in {path.name for path in partial.iterdir()} - kept:
+        shutil.rmtree(partial / leftover)  # without rows, or of a config that an earlier, killed export was asked for
     replace_folder(partial, out)
     return ExportReport(out, infos, ratings, reasons)
 
 
 def push_dataset(repo_id: str, private: bool = False, api: HfApi | None = None, **export: object) -> ExportReport:
-    """Exports and uploads in one commit, which also removes the shards of an earlier push.
+    """Exports and uploads; the shards of an earlier push are removed. Large uploads may take several commits.
 
     Args:
         repo_id: "name" or "owner/name" of a dataset repository; it is made where there is none.

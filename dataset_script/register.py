@@ -30,7 +30,7 @@ def register_dataset() -> None:
     sources = sorted(Path(__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     modules[NAME] = ("retribooru.dataset_script.retribooru", digest)
-    if not issubclass(factory, _FindsItsOwnFiles):
+    if not getattr(factory, "finds_its_own_files", False):
         load.PackagedDatasetModuleFactory = type(factory.__name__, (_FindsItsOwnFiles, factory), {})
 
 
@@ -39,6 +39,8 @@ class _FindsItsOwnFiles:
 
     `datasets` would collect whatever lies below the data_dir or, without one, below the folder one happens to stand in.
     """
+
+    finds_its_own_files = True
 
     def get_module(self):
         from datasets import load

@@ -108,8 +108,7 @@ class RetriBooru(datasets.ArrowBasedBuilder):
 
     def _split_generators(self, dl_manager):
         shards = self._shards()
-        for files in shards.values():
-            check_images(files, self.config.images)
+        check_images([file for files in shards.values() for file in files], self.config.images)
         # What is streamed is decoded at once: there, compressing the crops would be wasted.
         image_format = "BMP" if dl_manager.is_streaming else "PNG"
         splits = []

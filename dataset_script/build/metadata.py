@@ -60,7 +60,7 @@ SPACE = b" \t\r"  # what JSON takes for space, in a line
 BAD_CHARACTER = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 BAD_RATING = r"[\x00-\x1f\x7f-\x{9f}]"
 BAD_NAME = r"[\x00-\x1f\x7f-\x{9f}]|^[ \x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]*\z"
-STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+TEXT = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.null())
 LONG_NUMBER = re.compile(f"[0-9]{{{MAX_DIGITS}}}")
 GOOD_ID = f"^{PLAIN_NAME.pattern}\\z"
 
@@ -84,7 +84,7 @@ def metadata_parts(files: Sequence[Path], block_bytes: int = 64 << 20) -> list[P
 
     A plain file is cut every `block_bytes`, Parquet into its row groups; other files are a part each.
 
-    Raises FileNotFoundError, ValueError (empty, or of no form that is read here) and ImportError (.zst without zstandard).
+    Raises FileNotFoundError and ValueError (empty, damaged, or of no form that is read here).
     """
     if not files:
         raise ValueError(f"metadata: got no file, wanted {FORMS}")
@@ -119,8 +119,6 @@ def _kind(path: Path) -> str:
     if not head:
         raise ValueError(f"metadata: {path} is empty, wanted {FORMS}")
     kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
-    if kind == "zst":
-        _zstandard()
     if kind:
         return kind
     if path.suffix == ".csv":
@@ -130,14 +128,6 @@ def _kind(path: Path) -> str:
     if path.suffix == ".json" and head.lstrip().startswith(b"["):
         raise ValueError(f"metadata: {path} is one JSON list, wanted a record on each line")
     return "plain"
-
-
-def _zstandard():
-    try:
-        import zstandard
-    except ImportError as error:
-        raise ImportError("metadata: a .zst file needs the package zstandard: pip install zstandard") from error
-    return zstandard
 
 
 def read_part(piece: Piece) -> Iterator[tuple[pa.Table, list[tuple[int, dict]]]]:
@@ -153,7 +143,8 @@ def read_part(piece: Piece) -> Iterator[tuple[pa.Table, list[tuple[int, dict]]]]
         if piece.kind == "parquet":
             yield from _number(map(_read_table, _parquet_tables(piece)))
         elif piece.kind == "csv":
-            yield from _number(map(_read_table, _csv_tables(piece)))
+            bad_rows = []
+            yield from _number(map(_read_table, _csv_tables(piece, bad_rows)), bad_rows)
         else:
             with _open(piece) as file:
                 yield from _number(map(_read_block, _blocks(file, piece.begin, piece.end)))
@@ -161,19 +152,20 @@ def read_part(piece: Piece) -> Iterator[tuple[pa.Table, list[tuple[int, dict]]]]
         raise ValueError(f"metadata: {piece.path} is damaged, wanted a whole file: {error}") from error
 
 
-def _number(blocks: Iterator[tuple[pa.Table, list[tuple[int, dict]]]]) -> Iterator:
-    """The same with numbers that go on from block to block."""
+def _number(blocks: Iterator[tuple[pa.Table, list[tuple[int, dict]]]], last: Sequence[dict] = ()) -> Iterator:
+    """The same with numbers that go on from block to block; the rejects in `last` after the others."""
     first = 0
     for records, rejects in blocks:
         numbers = pc.add(records["number"], first)
         yield records.set_column(0, "number", numbers), [(number + first, line) for number, line in rejects]
         first += len(records) + len(rejects)
+    if last:
+        yield RECORDS.empty_table(), list(enumerate(last, start=first))
 
 
 def _open(piece: Piece) -> BinaryIO:
     if piece.kind == "zst":
-        reader = _zstandard().ZstdDecompressor().stream_reader(open(piece.path, "rb"), read_across_frames=True)
-        return io.BufferedReader(reader, 1 << 20)
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(piece.path), "zstd"), 1 << 20)
     openers = {"plain": open, "gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
     return openers[piece.kind](piece.path, "rb")
 
@@ -299,18 +291,19 @@ def _read_fast(lines: Lines) -> tuple[list[pa.Table], list[tuple[int, bytes]]]:
     if not len(lines):
         return [], []
     read = _read_json(lines, _schema_of(lines.buffer[lines.starts[0] : lines.ends[0]]))
-    if read is not None:
+    few = len(lines) <= SLOW_LINES
+    if read is not None and (few or 4 * read[1].sum() <= len(lines)):  # else: another form begins in the block
         table, irregular = read
         return [table], lines.take(np.flatnonzero(irregular))
-    if len(lines) <= SLOW_LINES:
+    if few:
         return [], lines.take(np.arange(len(lines)))
     (first, slow), (second, slow_too) = _read_fast(lines[: len(lines) // 2]), _read_fast(lines[len(lines) // 2 :])
     return first + second, slow + slow_too
 
 
-def _schema(newer: bool, id_type: pa.DataType, category_type: pa.DataType = pa.string()) -> pa.Schema:
+def _schema(newer: bool, id_type: pa.DataType, category_type: pa.DataType | None = None) -> pa.Schema:
     """What pyarrow is to find in a record; all else it passes over."""
-    tag = pa.struct([("name", pa.string()), ("category", category_type)])
+    tag = pa.struct([("name", pa.string()), ("category", category_type or pa.string())])
     kinds = CATEGORIES.values() if newer else ["general"]
     fields = [("id", id_type), ("rating", pa.string())] + [(f"tag_string_{kind}", pa.string()) for kind in kinds]
     return pa.schema(fields if newer else fields + [("tags", pa.list_(tag))])
@@ -385,7 +378,7 @@ def _tags_of_lists(tags: pa.ListArray) -> tuple[dict[str, pa.Array], np.ndarray]
     name, category = entries.field("name"), entries.field("category")
     names = name.dictionary_encode()
     codes = _filled(names.indices)
-    bad = np.asarray(_bad_names(names.dictionary))[codes] if len(names.dictionary) else np.zeros(len(codes), bool)
+    bad = _bad_names(names.dictionary)[codes] if len(names.dictionary) else np.zeros(len(codes), bool)
     for field in (entries, name, category):
         if field.null_count:
             bad |= _true(field.is_null())
@@ -471,7 +464,8 @@ def _strict_line(text: str) -> str:
     dumped = json.dumps(entry, ensure_ascii=False)
     if not constants and not SURROGATE.search(dumped):
         return text
-    return SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", dumped)
+    escaped = SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", dumped)
+    return json.dumps(json.loads(escaped, parse_constant=str), ensure_ascii=False)
 
 
 def _read_deep(number: int, text: str) -> dict:
@@ -496,10 +490,11 @@ def _depth(line: bytes) -> int:
     """How many brackets stand in each other, at most; strings do not count."""
     if line.count(b"[") + line.count(b"{") <= MAX_DEPTH:
         return 0
-    characters = np.frombuffer(STRING.sub(b"", line), np.uint8)
-    opened = (characters == ord("[")).astype(np.int32) + (characters == ord("{"))
-    closed = (characters == ord("]")).astype(np.int32) + (characters == ord("}"))
-    return int(np.cumsum(opened - closed).max(initial=0))
+    characters = np.frombuffer(line.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
+    outside = np.cumsum(characters == ord('"')) % 2 == 0
+    brackets = characters | 0x20  # [ is { without that bit, and ] is }
+    steps = (brackets == ord("{")).astype(np.int32) - (brackets == ord("}"))
+    return int(np.cumsum(steps * outside).max(initial=0))
 
 
 def _read_entry(entry: object) -> dict:
@@ -514,9 +509,6 @@ def _read_entry(entry: object) -> dict:
         kinds = {kind: _names(f"tag_string_{kind}", entry.get(f"tag_string_{kind}")) for kind in CATEGORIES.values()}
     else:
         kinds = _kinds(entry.get("tags"))
-    for name in itertools.chain(*kinds.values()):
-        if BAD_CHARACTER.search(name) or not name.strip():
-            raise Reject(f"tags: got {shown(name)}, wanted a name without control characters")
     rating = entry.get("rating")
     if rating is not None and (not isinstance(rating, str) or BAD_CHARACTER.search(rating)):
         raise Reject(f"rating: got {shown(rating)}, wanted a string")
@@ -526,7 +518,13 @@ def _read_entry(entry: object) -> dict:
 def _names(key: str, value: object) -> list[str]:
     if value is not None and not isinstance(value, str):
         raise Reject(f"tags: got {shown(value)} as {key}, wanted names with spaces between them")
-    return [name for name in (value or "").split(" ") if name]
+    return [_name(name) for name in (value or "").split(" ") if name]
+
+
+def _name(name: str) -> str:
+    if BAD_CHARACTER.search(name) or not name.strip():
+        raise Reject(f"tags: got {shown(name)}, wanted a name without control characters")
+    return name
 
 
 def _kinds(tags: object) -> dict[str, list[str]]:
@@ -537,8 +535,7 @@ def _kinds(tags: object) -> dict[str, list[str]]:
         name, category = (tag.get("name"), tag.get("category")) if isinstance(tag, dict) else (None, None)
         if not isinstance(name, str) or not isinstance(category, str | int) or isinstance(category, bool):
             raise Reject(f"tags: got {shown(tag)}, wanted a name and a category")
-        if BAD_CHARACTER.search(name) or not name.strip():
-            raise Reject(f"tags: got {shown(name)}, wanted a name without control characters")
+        _name(name)
         if kind := CATEGORIES.get(str(category)):
             kinds[kind].append(name)
     return kinds
@@ -567,8 +564,14 @@ def _parquet_tables(piece: Piece) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch])
 
 
-def _csv_tables(piece: Piece) -> Iterator[pa.Table]:
-    """Columns of bytes: what is not UTF-8 is that row's matter."""
+def _csv_tables(piece: Piece, bad_rows: list[dict]) -> Iterator[pa.Table]:
+    """Columns of bytes: what is not UTF-8 is that row's matter. Rows with other columns join the rejects `bad_rows`."""
+
+    def pass_over(row: pa.csv.InvalidRow) -> str:
+        reason = f"line: got {row.actual_columns} columns, wanted {row.expected_columns}"
+        bad_rows.append(reject(row.text, Reject(reason)))
+        return "skip"
+
     with open(piece.path, encoding="utf-8-sig", errors="replace", newline="") as file:
         names = next(csv.reader(file), [])
     _check_columns(piece.path, names)
@@ -576,7 +579,7 @@ def _csv_tables(piece: Piece) -> Iterator[pa.Table]:
     with pa.csv.open_csv(
         piece.path,
         read_options=pa.csv.ReadOptions(use_threads=False, block_size=READ_BYTES),
-        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+        parse_options=pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=pass_over),
         convert_options=pa.csv.ConvertOptions(
             include_columns=columns,
             column_types={name: pa.binary() for name in columns},
@@ -584,7 +587,8 @@ def _csv_tables(piece: Piece) -> Iterator[pa.Table]:
             null_values=[""],
         ),
     ) as reader:
-        yield from map(lambda batch: pa.Table.from_batches([batch]), reader)
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
 
 
 def _check_columns(path: str, names: Sequence[str]) -> None:
@@ -598,7 +602,7 @@ def _check_columns(path: str, names: Sequence[str]) -> None:
 def _read_table(table: pa.Table) -> tuple[pa.Table, list[tuple[int, dict]]]:
     """What `read_part` yields, of rows of the newer form."""
     try:
-        columns = {name: table[name].cast(SCHEMAS[0].field(name).type) for name in table.column_names}
+        columns = {name: _as_text(table[name], name) for name in table.column_names}
         columns = [columns.get(field.name, pa.nulls(len(table), field.type)) for field in SCHEMAS[0]]
         nothing = pa.nulls(len(table), pa.string())
         strings = pa.table(columns, schema=SCHEMAS[0])
@@ -614,6 +618,14 @@ def _read_table(table: pa.Table) -> tuple[pa.Table, list[tuple[int, dict]]]:
         except Reject as reason:
             rejects.append((number, reject(_jsonable(entry), reason)))
     return pa.concat_tables([*tables, *_tables_of(records)] or [RECORDS.empty_table()]), rejects
+
+
+def _as_text(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Strings; raises ArrowTypeError for a column of what JSON would not be taken for one either."""
+    is_number = pa.types.is_integer(column.type) and name == "id"
+    if not (is_number or column.type in TEXT or pa.types.is_dictionary(column.type)):
+        raise pa.ArrowTypeError(f"{name}: {column.type}")
+    return column.cast(pa.string())
 
 
 def _decoded(value: object) -> object:

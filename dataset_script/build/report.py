@@ -240,7 +240,8 @@ def plot_stages(stages: Sequence[StageCount], path: Path) -> None:
             axis.plot([papers, papers], [y - 0.5, y + 0.5], color="black", linewidth=2)
         axis.text(max(ours, papers) + 1.5, y, f"{count:,}", va="center", fontsize=8)
     axis.set_yticks(range(len(bars)), [label for label, *_ in bars], parse_math=False, fontsize=8)
-    axis.set(xlabel="% of the records that were read; black: kept in the paper", xlim=(0, 115))
+    marks = "; black: kept in the paper" * any(stage.name in PAPER_KEPT for stage in stages)
+    axis.set(xlabel=f"% of the records that were read{marks}", xlim=(0, 115))
     axis.invert_yaxis()
     _save(figure, path)
 

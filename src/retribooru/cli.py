@@ -70,7 +70,7 @@ def push(
     license: License = None,
     private: Annotated[bool, typer.Option(help="Whether a repository that is made is private")] = False,
 ) -> None:
-    """Export and upload to the Hub in one commit."""
+    """Export and upload to the Hub."""
     from retribooru.dataset_script.export import CONFIGS, push_dataset
 
     with clear_errors():

@@ -357,7 +357,7 @@ def test_what_is_no_export_stays(tmp_path, what):
         (out / "data" / "train-00000-of-00001.parquet").write_bytes(b"mine")
     else:
         out.write_bytes(b"mine")
-    with pytest.raises(ValueError, match="out: got .*out, which is there and no earlier export; wanted a new folder"):
+    with pytest.raises(ValueError, match="out: got .*out, but .*out is there and no earlier export; wanted a new folder"):
         export_dataset(out, **SMALL)
     assert (
         (content(out) == {"data/train-00000-of-00001.parquet": b"mine"})
@@ -403,3 +403,19 @@ def test_the_features_of_a_table_are_kept(tmp_path):
     export_dataset(tmp_path / "out", tmp_path / "noted", embed_images=True)
     rows = load_dataset(str(tmp_path / "out"), "figures", split="train")
     assert rows.features == features and rows["note"] == rows["image_id"]
+
+
+@pytest.mark.parametrize("beside", ["out.partial", "out.old"])
+def test_what_stands_beside_an_export_stays(beside, data_dir, tmp_path):
+    """The names that are used while an export is made may be somebody's."""
+    folder = tmp_path / beside
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=f"out: got .*out, but .*{beside} is there and no earlier export"):
+        export_dataset(tmp_path / "out", data_dir, ratings=["unknown"])
+    assert (folder / "mine.txt").read_text() == "mine" and not (tmp_path / "out").exists()
+
+
+def test_ratings_are_a_list(data_dir, tmp_path):
+    with pytest.raises(ValueError, match="ratings: got 'unknown', wanted a list"):
+        export_dataset(tmp_path / "out", data_dir, ratings="unknown")

@@ -15,13 +15,16 @@ from PIL import Image
 
 from handmade import write_figures
 from retribooru.dataset_script.build import build_figures
+from retribooru.dataset_script.build import report as report_module
 from retribooru.dataset_script.build.report import (
     AUTHORS_PARTNERS,
     CELL,
     EACH,
+    IDENTITIES,
     KINDS,
     PARTNERS,
     StageCount,
+    choose_identities,
     code,
     grey_cell,
     may_be_shown,
@@ -184,8 +187,9 @@ def test_the_sheet_shows_each_kind_of_reject(images, data_dir, tmp_path):
     assert not any(str(tmp_path) in line for line in path.read_text().splitlines())
 
 
-def test_the_report_is_drawn_from_the_seed_and_replaced_whole(data_dir, tmp_path):
-    rejected = [reject_of("filter", str(i)) for i in range(100)]
+def test_the_report_is_drawn_from_the_seed_and_replaced_whole(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(report_module, "IDENTITIES", 3)
+    rejected = [reject_of("filter", str(i), f"tags: got {i}") for i in range(100)]
 
     def files(seed):
         folder = write_report(tmp_path, STAGES, data_dir, iter(rejected), None, seed).parent
@@ -194,13 +198,25 @@ def test_the_report_is_drawn_from_the_seed_and_replaced_whole(data_dir, tmp_path
     first = files(0)
     (tmp_path / "report/old.png").touch()
     assert set(first) == {"README.md", "stages.png", "partners.png", "identities.png", "rejected.png"}
-    assert files(0) == first and files(1) != first
+    second = files(1)
+    assert files(0) == first and {name for name in first if first[name] != second[name]} == {
+        "README.md", "identities.png", "rejected.png",
+    }  # fmt: skip
     (tmp_path / "report/old.png").touch()
     with pytest.raises(KeyError):
         write_report(tmp_path, STAGES, data_dir, [{}], None)
     assert (tmp_path / "report/old.png").exists()
     write_report(tmp_path, STAGES, data_dir, [], None)
     assert {file.name for file in (tmp_path / "report").iterdir()} == set(first) - {"rejected.png"}
+
+
+def test_identities_are_drawn_by_the_seed():
+    members = {("a", "b", str(i)): list(range(1 + i % 2)) for i in range(100)}
+    first = choose_identities(members, Random(0))
+    assert len(first) == IDENTITIES and all(len(images) == 2 for _, images in first)
+    assert choose_identities(members, Random(0)) == first != choose_identities(members, Random(1))
+    alone = {identity: [0] for identity in list(members)[:3]}
+    assert choose_identities(alone, Random(0)) == list(alone.items())
 
 
 def test_every_reject_is_as_likely():
@@ -237,7 +253,8 @@ def test_text_from_the_data_is_never_markup():
             assert texts == ["before ", " after", "a", "b", "c"]
         else:
             assert texts == ["before (empty) after", "a", "b", "(empty)", "c"]
-        assert len(code(text)) < 200
+        assert len(code(text)) < 200 and code(text).isprintable()
+    assert code("a\n\n<b>c") == "`a <b>c`" and code("\u202eabc") == "`\ufffdabc`" and code("x|`") == "`x¦'`"
 
 
 def test_names_in_a_table_cannot_write_the_page(tmp_path):
