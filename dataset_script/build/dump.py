@@ -22,7 +22,7 @@ from .filter import FilterRules, filter_dump
 from .finish import REJECTS, finish
 from .judge import judge_outfits
 from .outfits import cluster, group_sizes
-from .report import StageCount
+from .report_counts import StageCount
 from .stage import OUTFITS, Done, Runner, begin, count_stage, read_rejects, read_rows, rejects_table, write_part
 from .vqa import ModelSpec
 from .write import aligned, write_figures

@@ -85,7 +85,7 @@ class _RemoteModel:
         self._open = urllib.request.build_opener(_NoRedirect).open
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._answered, self._refused = 0, 0
+        self._answered, self._refused, self._cause = 0, 0, None
 
     def __call__(self, prompts: Sequence, question: str) -> list[str | Reject]:
         """The answers; why not, for a prompt that cannot be shown or that the server refuses."""
@@ -105,6 +105,8 @@ class _RemoteModel:
             return reason
         answered_before = self._answered
         for number in range(self.spec.tries):
+            if self._stopped.is_set():
+                raise self._cause or ConnectionError(f"model: {self.spec.url}: stopped")
             try:
                 answer = self._ask(body)
             except Reject as reason:
@@ -112,15 +114,25 @@ class _RemoteModel:
                 return reason
             except _Retry as retry:
                 last = retry
-                if number + 1 < self.spec.tries and self._stopped.wait(self._wait(number, retry)):
-                    raise ConnectionError(f"model: {self.spec.url}: stopped") from None
+                if number + 1 < self.spec.tries:
+                    self._stopped.wait(self._wait(number, retry))
+            except ConnectionError as error:
+                raise self._stop(error) from None
             else:
                 with self._lock:
                     self._answered += 1
                 return answer
         if last.of_request and self._answered > answered_before:  # others were answered meanwhile
             return Reject(f"answer: {last}, {self.spec.tries} times")
-        raise ConnectionError(f"model: {self.spec.url} does not answer, after {self.spec.tries} tries: {last}")
+        error = ConnectionError(f"model: {self.spec.url} does not answer, after {self.spec.tries} tries: {last}")
+        raise self._stop(error)
+
+    def _stop(self, error: ConnectionError) -> ConnectionError:
+        """No request is begun any more. Returns the error that came first, for every thread to raise."""
+        with self._lock:
+            self._cause = self._cause or error
+            self._stopped.set()
+            return self._cause
 
     def _wait(self, number: int, retry: _Retry) -> float:
         """Seconds: as the server says, or longer each time, and not all requests at the same moment."""
@@ -130,10 +142,11 @@ class _RemoteModel:
     def _count_refusal(self, reason: Reject) -> None:
         with self._lock:
             self._refused += 1
-            if not self._answered and self._refused >= MAX_REFUSED:
-                raise ConnectionError(
-                    f"model: {self.spec.url} refuses every image, {self._refused} so far; the last: {reason}"
-                )
+            if self._answered or self._refused < MAX_REFUSED:
+                return
+        raise self._stop(
+            ConnectionError(f"model: {self.spec.url} refuses every image, {self._refused} so far; the last: {reason}")
+        )
 
     def _request(self, images: Sequence, question: str) -> bytes:
         pictures = [base64.b64encode(encode_image(image)).decode() for image in images]

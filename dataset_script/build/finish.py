@@ -9,7 +9,8 @@ from ..card import dataset_card, dataset_info
 from ..figures import SPLITS
 from ..files import replacing
 from ..table import count_rows, has_pixels, read_columns, shard_files
-from .report import StageCount, write_report
+from .report import write_report
+from .report_counts import StageCount
 
 REJECTS = "rejects.jsonl"
 

@@ -1,58 +1,31 @@
 """The report of a build: a page and pictures that say where every image went, beside the paper's numbers."""
 
-import bisect
-import io
-import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
-from PIL import Image, ImageDraw, ImageOps
-
 from ..contact_sheet import contact_sheet
-from ..figures import IDENTITY, SPLITS
+from ..figures import SPLITS
 from ..files import replacing_folder
-from ..table import FiguresTable, has_pixels, read_columns, shard_files
-from .annotate import find_image
-from .annotations import Reject
-from .pixels import read_image
+from ..table import FiguresTable, has_pixels, shard_files
+from .report_counts import (
+    AUTHORS_PARTNERS,
+    CELL,
+    IMAGES,
+    PAPER_KEPT,
+    Sample,
+    StageCount,
+    choose_identities,
+    commonest,
+    count_names,
+    partner_counts,
+    plain,
+    sample_rejects,
+)
+from .report_pictures import plot_partners, plot_stages, read_row, rejected_images, small
 
-# What the paper counts after these stages (section 3), from the crops of Danbooru2019 Figures on.
-PAPER_KEPT = {"metadata": 855_880, "filter": 599_192, "outfits": 116_729}
-
-# How many partners an image has: images of the same identity beside it. The authors' numbers are their project page's;
-# 6 to 14 is what is missing there.
-PARTNERS = {"0": 0, "1": 1, "2": 2, "3": 3, "4": 4, "5": 5, "6 to 14": 6, "15 or more": 15}  # from so many on
-AUTHORS_PARTNERS = {"1": 65_594, "2": 19_636, "3": 9_125, "4": 5_227, "5": 3_434, "6 to 14": 9_481, "15 or more": 4_232}
-
-CELL, COLUMNS = 128, 2
-IDENTITIES, IMAGES = 24, 5  # shown: identities, images of each
-KINDS, EACH = 24, 5  # shown of what was rejected: kinds (stage and reason), records of each
+COLUMNS = 2  # of the sheets
 MOST_REASONS = 15  # of a stage, in its table
-SHOWN_RATINGS = (None, "", "g", "s")  # of rejected images; of others the reason alone is shown
-
-
-@dataclass(frozen=True)
-class StageCount:
-    """What a stage did with its records: how many went on, how many it rejected by reason."""
-
-    name: str
-    kept: int
-    rejected: Mapping[str, int]
-
-    @property
-    def total(self) -> int:
-        """All that came in and can be accounted for."""
-        return self.kept + sum(self.rejected.values())
-
-
-@dataclass
-class Sample:
-    """Some of many records, each as likely: of how many, and (image_id, reason, whether its picture may be shown)."""
-
-    count: int = 0
-    records: list[tuple[str | None, str, bool]] = field(default_factory=list)
 
 
 def write_report(
@@ -91,7 +64,7 @@ def write_report(
         plot_partners(partners, folder / "partners.png")
         if held or images is not None:
             lines = [
-                (plain(", ".join(filter(None, identity))), [_small(_read_row, table, i) for i in members[:IMAGES]])
+                (plain(", ".join(filter(None, identity))), [small(read_row, table, i) for i in members[:IMAGES]])
                 for identity, members in chosen
             ]
             contact_sheet(lines, CELL, COLUMNS).save(folder / "identities.png")
@@ -115,152 +88,6 @@ def write_report(
     return Path(out) / "report" / "README.md"
 
 
-def partner_counts(sizes: Iterable[int]) -> dict[str, int]:
-    """{a name of `PARTNERS`: images with so many partners} of identities with so many images each."""
-    names, starts, counts = list(PARTNERS), list(PARTNERS.values()), dict.fromkeys(PARTNERS, 0)
-    for size in sizes:
-        counts[names[bisect.bisect_right(starts, size - 1) - 1]] += size
-    return counts
-
-
-def count_names(files: Sequence[str]) -> tuple[int, int, int]:
-    """(images, characters, identities) of a table."""
-    labels = read_columns(files, IDENTITY)
-    identities = labels.group_by(list(IDENTITY)).aggregate([])
-    return len(labels), len(identities["character"].unique()), len(identities)
-
-
-def sample_rejects(rejected: Iterable[dict], rng: Random) -> dict[tuple[str, str], Sample]:
-    """{(stage, reason's field): up to `EACH` records}, in the order in which the kinds first come.
-
-    Kinds beyond `KINDS`, which the names of fields in the data might make as many as records, are one more per stage.
-    """
-    samples = {}
-    for row in rejected:
-        kind = (row["stage"], row["reason"].split(":")[0])
-        if kind not in samples and len(samples) >= KINDS:
-            kind = (row["stage"], "other reasons")
-        sample = samples.setdefault(kind, Sample())
-        sample.count += 1
-        place = len(sample.records) if len(sample.records) < EACH else rng.randrange(sample.count)
-        if place < EACH:
-            record = (row["image_id"], row["reason"][:500], may_be_shown(row))
-            sample.records[place : place + 1] = [record]
-    return samples
-
-
-def may_be_shown(row: dict) -> bool:
-    """Whether a rejected image's picture is for everybody, by what its record says of its rating."""
-    record = row["record"]
-    if row["reason"].startswith("rating:") or (isinstance(record, str) and record.startswith("{")):  # one that was cut
-        return False
-    return not isinstance(record, dict) or record.get("rating") in SHOWN_RATINGS
-
-
-def choose_identities(members: Mapping[tuple, list[int]], rng: Random) -> list[tuple[tuple, list[int]]]:
-    """Some identities and positions of their images; of those with two images or more, where there are any."""
-    groups = sorted(identity for identity in members if len(members[identity]) > 1) or sorted(members)
-    chosen = sorted(rng.sample(groups, min(IDENTITIES, len(groups))))
-    return [(identity, members[identity]) for identity in chosen]
-
-
-def rejected_images(sample: Sample, images: Path | None) -> list[Image.Image]:
-    """The pictures of rejected records, or in their place in words why there is none."""
-    return [
-        _small(_read_below, Path(images), image_id)
-        if images is not None and shown and image_id is not None
-        else grey_cell(reason)
-        for image_id, reason, shown in sample.records
-    ]
-
-
-def grey_cell(text: str) -> Image.Image:
-    """CELL x CELL pixels of grey with a text."""
-    cell = Image.new("RGB", (CELL, CELL), (200, 200, 200))
-    ImageDraw.Draw(cell).multiline_text((6, 6), "\n".join(textwrap.wrap(plain(text), 20)[:9]), fill="black")
-    return cell
-
-
-def _small(read: Callable[..., Image.Image], *args: object) -> Image.Image:
-    """What is read, no larger than a cell; a grey cell where it cannot be."""
-    try:
-        image = read(*args)
-        image.thumbnail((CELL, CELL))
-        return image
-    except Exception as error:  # whatever the file holds, the report is about the others too
-        return grey_cell(str(error) or type(error).__name__)
-
-
-def _read_row(table: FiguresTable, position: int) -> Image.Image:
-    cell = table.rows([position])[0]["image"]
-    if cell["bytes"] is None:
-        return read_image(Path(cell["path"]))[0]
-    with Image.open(io.BytesIO(cell["bytes"])) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
-
-
-def _read_below(folder: Path, image_id: str) -> Image.Image:
-    try:
-        file = find_image(folder, image_id).resolve(strict=True)
-    except (Reject, OSError):  # which would say where the folder is
-        raise Reject(f"image: there is no regular file of {image_id}") from None
-    if not file.is_relative_to(folder.resolve()):
-        raise Reject(f"image: {image_id} is a link to outside the folder")
-    return read_image(file)[0]
-
-
-def plot_partners(counts: Mapping[str, int], path: Path) -> None:
-    """Bars: the share of images that have so many partners, beside the authors'."""
-    plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(7.5, 3.6))
-    for side, (label, numbers) in enumerate((("this build", counts), ("the authors'", AUTHORS_PARTNERS))):
-        total = sum(numbers.values())
-        shares = [100 * numbers.get(name, 0) / total for name in PARTNERS]
-        bars = axis.bar([i + 0.4 * side - 0.2 for i in range(len(shares))], shares, 0.4, label=f"{label} ({total:,})")
-        axis.bar_label(bars, [f"{share:.1f}" if share else "" for share in shares], fontsize=8)
-    axis.set_xticks(range(len(PARTNERS)), PARTNERS)
-    axis.set(xlabel="partners: other images of the same identity", ylabel="% of all images")
-    axis.legend()
-    _save(figure, path)
-
-
-def plot_stages(stages: Sequence[StageCount], path: Path) -> None:
-    """Bars, as shares of all records: what each stage kept, the paper's as a mark, and its commonest reasons."""
-    plt = _pyplot()
-    bars = []  # (label, records, colour, stage)
-    for stage in stages:
-        bars.append((f"{stage.name}: kept", stage.kept, "tab:blue", stage.name))
-        bars += [(plain(name, 30), count, "tab:orange", None) for name, count in _commonest(stage, 6)]
-    read = max(stages[0].total, 1) if stages else 1
-    figure, axis = plt.subplots(figsize=(7.5, 0.9 + 0.24 * len(bars)))
-    for y, (_, count, color, name) in enumerate(bars):
-        ours, papers = 100 * count / read, 100 * PAPER_KEPT.get(name, 0) / PAPER_KEPT["metadata"]
-        axis.barh(y, ours, color=color)
-        if papers:
-            axis.plot([papers, papers], [y - 0.5, y + 0.5], color="black", linewidth=2)
-        axis.text(max(ours, papers) + 1.5, y, f"{count:,}", va="center", fontsize=8)
-    axis.set_yticks(range(len(bars)), [label for label, *_ in bars], parse_math=False, fontsize=8)
-    marks = "; black: kept in the paper" * any(stage.name in PAPER_KEPT for stage in stages)
-    axis.set(xlabel=f"% of the records that were read{marks}", xlim=(0, 115))
-    axis.invert_yaxis()
-    _save(figure, path)
-
-
-def _pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _save(figure, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, dpi=110, format="png")
-    _pyplot().close(figure)
-
-
 def _stages_section(stages: Sequence[StageCount], figures: int) -> list[str]:
     rows, before = [], None
     for stage in [*stages, StageCount("table", figures, {})]:
@@ -276,17 +103,10 @@ def _stages_section(stages: Sequence[StageCount], figures: int) -> list[str]:
     ]
     for stage in stages:
         total = stage.total - stage.kept
-        rows = [(code(name), _n(count), _share(count, total)) for name, count in _commonest(stage, MOST_REASONS)]
+        rows = [(code(name), _n(count), _share(count, total)) for name, count in commonest(stage, MOST_REASONS)]
         if rows:
             section += [f"Rejected by {code(stage.name)}:", markdown_table(("reason", "records", "share"), rows)]
     return section
-
-
-def _commonest(stage: StageCount, most: int) -> list[tuple[str, int]]:
-    """The commonest reasons of a stage, and the others together."""
-    ranked = sorted(stage.rejected.items(), key=lambda item: (-item[1], item[0]))
-    rest = sum(count for _, count in ranked[most:])
-    return ranked[:most] + ([(f"{len(ranked) - most} other reasons", rest)] if rest else [])
 
 
 def _check(before: int | None, total: int) -> str:
@@ -363,13 +183,6 @@ def code(text: str | None) -> str:
     """
     text = plain(text or "").replace("`", "'").replace("|", "¦")
     return f"`{text}`" if text.strip() else "(empty)"
-
-
-def plain(text: str, longest: int = 100) -> str:
-    """Text on one line, of characters that can be seen, cut where it is long."""
-    text = " ".join(text[: 10 * longest].split())
-    text = "".join(each if each.isprintable() else "\ufffd" for each in text)
-    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _n(count: int) -> str:

@@ -1,8 +1,8 @@
 """Masks and head boxes of filtered images.
 
-The true weights (IS-Net for anime, an anime-head YOLO) cannot be had here. In their place stand ONNX models made below,
-with the true ones' inputs and outputs, that find what was drawn by its colour: what is tested is all around the network,
-to the pixel.
+The true weights (IS-Net for anime, an anime-head YOLO) cannot be had here. In their place stand ONNX models, made below
+with the inputs and outputs of the true ones, that find what was drawn by its colour: what is tested is all around the
+network, to the pixel.
 """
 
 import io

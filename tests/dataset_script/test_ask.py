@@ -330,8 +330,8 @@ class Stub:
     """A server that answers with the colour of the figure it is shown, but for what `faults` say.
 
     Args:
-        faults: called with the number of the request, from 0 on, and the pixel in the middle of the figure; returns None,
-            or (status, headers, body), or "hang", or "cut".
+        faults: called with the number of the request, from 0 on, and the pixel in the middle of the figure; returns
+            None, (status, headers, body), "hang" or "cut".
     """
 
     def __init__(self, faults=lambda number, pixel: None):

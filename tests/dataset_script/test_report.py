@@ -15,8 +15,9 @@ from PIL import Image
 
 from handmade import write_figures
 from retribooru.dataset_script.build import build_figures
-from retribooru.dataset_script.build import report as report_module
-from retribooru.dataset_script.build.report import (
+from retribooru.dataset_script.build import report_counts
+from retribooru.dataset_script.build.report import code, write_report
+from retribooru.dataset_script.build.report_counts import (
     AUTHORS_PARTNERS,
     CELL,
     EACH,
@@ -25,14 +26,11 @@ from retribooru.dataset_script.build.report import (
     PARTNERS,
     StageCount,
     choose_identities,
-    code,
-    grey_cell,
     may_be_shown,
     partner_counts,
-    rejected_images,
     sample_rejects,
-    write_report,
 )
+from retribooru.dataset_script.build.report_pictures import grey_cell, rejected_images
 from retribooru.dataset_script.figures import FIGURES_WITHOUT_PIXELS
 from retribooru.dataset_script.table import write_shards
 
@@ -188,7 +186,7 @@ def test_the_sheet_shows_each_kind_of_reject(images, data_dir, tmp_path):
 
 
 def test_the_report_is_drawn_from_the_seed_and_replaced_whole(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(report_module, "IDENTITIES", 3)
+    monkeypatch.setattr(report_counts, "IDENTITIES", 3)
     rejected = [reject_of("filter", str(i), f"tags: got {i}") for i in range(100)]
 
     def files(seed):
