@@ -6,8 +6,9 @@ Dumps are generated in DIR (3 GB), in the form of Danbooru2019: 20 to 45 general
 booru are; characters and artists repeat. Every measurement is a process of its own, from its start to its end, and the
 ways take turns. Memory is the peak of what the process and its children hold together (PSS, Linux).
 
-bare parse: every reader that is installed (pyarrow, polars, duckdb, orjson), on --processes threads, every column of the
-    file; the fastest is the reference. orjson by line also in as many processes, each its part of the lines.
+bare parse: every reader that is installed (pyarrow, polars, duckdb, orjson by line), every column of the file, on
+    --processes threads where it has threads; the fastest is the reference. Not a reader by itself, and no reference:
+    orjson in as many processes, each its part of the lines.
 filter + cluster: `filter_dump` in --processes processes, then outfits of given answers: from the dump to the files of both.
 """
 
@@ -101,7 +102,7 @@ def generate(path: Path, count: int) -> None:
 
 
 def parse_pyarrow(path: Path, processes: int) -> int:
-    import pyarrow.json
+    import pyarrow.json  # noqa: F401
 
     pa.set_cpu_count(processes)
     options = pa.json.ReadOptions(block_size=16 << 20)  # the fastest of 1, 4, 16 MB
@@ -165,21 +166,15 @@ def filter_and_cluster(path: Path, processes: int) -> int:
     return counts.total()
 
 
+READERS = {"pyarrow": parse_pyarrow, "polars": parse_polars, "duckdb": parse_duckdb, "orjson": parse_orjson}
 OURS = "filter + cluster"
-WAYS = {
-    "pyarrow": parse_pyarrow,
-    "polars": parse_polars,
-    "duckdb": parse_duckdb,
-    "orjson": parse_orjson,
-    "orjson, processes": parse_orjson_processes,
-    OURS: filter_and_cluster,
-}
+WAYS = {**READERS, "orjson, processes": parse_orjson_processes, OURS: filter_and_cluster}
 
 
-def measure(path: Path, way: str, processes: int) -> tuple[float, float, int]:
-    """(seconds, peak of memory in MB, records) of a process of its own."""
+def measure(path: Path, way: str, processes: int) -> tuple[float, float, float, int]:
+    """(seconds, seconds of CPU, peak of memory in MB, records) of a process of its own and its children."""
     command = [sys.executable, __file__, "--one", way, str(path), str(processes)]
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), cpu_of_children()
     environment = {**os.environ, "POLARS_MAX_THREADS": str(processes)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         peak = 0.0
@@ -190,7 +185,13 @@ def measure(path: Path, way: str, processes: int) -> tuple[float, float, int]:
         records = process.stdout.read()
     if process.returncode:
         raise RuntimeError(f"{way}: ended with {process.returncode}")
-    return seconds, peak, json.loads(records)
+    return seconds, cpu_of_children() - cpu, peak, json.loads(records)
+
+
+def cpu_of_children() -> float:
+    """Seconds of the processes that have ended, and of those that they waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def held(process: psutil.Process) -> float:
@@ -219,9 +220,9 @@ def main() -> None:
         return
     args.work.mkdir(parents=True, exist_ok=True)
     ways = [way for way in WAYS if way == OURS or importlib.util.find_spec(way.split(",")[0])]
-    versions = ", ".join(f"{way} {version(way)}" for way in ways if way != OURS and "," not in way)
+    versions = ", ".join(f"{way} {version(way)}" for way in ways if way in READERS)
     print(f"{versions}; {args.processes} processes or threads, median of {args.rounds}\n")
-    print("| records | MB | way | s | peak MB | s / fastest bare parse |\n|---|---|---|---|---|---|")
+    print("| records | MB | way | s | s / fastest bare parse | s of CPU | peak MB |\n|---|---|---|---|---|---|---|")
     for times in args.times:
         count = args.records * times
         path = args.work / f"{count}.jsonl"
@@ -230,13 +231,13 @@ def main() -> None:
         for _ in range(args.rounds):
             for way in ways:
                 taken[way].append(measure(path, way, args.processes))
-                assert taken[way][-1][2] == count, f"{way}: wanted {count} records, got {taken[way][-1][2]}"
+                assert taken[way][-1][-1] == count, f"{way}: wanted {count} records, got {taken[way][-1][-1]}"
         seconds = {way: statistics.median(each[0] for each in taken[way]) for way in ways}
-        fastest = min(seconds[way] for way in ways if way != OURS)
+        fastest = min(seconds[way] for way in ways if way in READERS)
         for way in ways:
-            peak = max(each[1] for each in taken[way])
-            row = [f"{count:,}", f"{path.stat().st_size / 1e6:.0f}", way, f"{seconds[way]:.1f}", f"{peak:.0f}"]
-            print(f"| {' | '.join(row)} | {seconds[way] / fastest:.2f} |", flush=True)
+            cpu, peak = statistics.median(each[1] for each in taken[way]), max(each[2] for each in taken[way])
+            row = f"| {count:,} | {path.stat().st_size / 1e6:.0f} | {way} | {seconds[way]:.1f} "
+            print(f"{row}| {seconds[way] / fastest:.2f} | {cpu:.1f} | {peak:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

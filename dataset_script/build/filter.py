@@ -7,9 +7,11 @@ not readable, rating, unwanted tag, characters, artists, clothing, and an id tha
 
 import functools
 import json
+import mmap
 import re
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ TAGS = Path(__file__).with_name("tags")
 COMMENT = re.compile(r"(^|\s)#.*")
 DUPLICATES = "duplicates.rejects.parquet"  # sorts after those of the parts
 NAMES_SHOWN = 5  # of characters or artists, in a reason
+SPOOL_BYTES = 192 << 20  # of a part's rows, or rejects; a compressed file is one part, however large
 PLAIN_LINE = 4000  # bytes; a line that is no longer, and not deep, is kept in the rejects as it is
 NUMBERED = pa.schema([("number", pa.int64()), *FILTERED])
 NUMBERED_REJECTS = pa.schema([("number", pa.int64()), *REJECTS])
@@ -87,18 +90,14 @@ class FilterWork:
 
     def __call__(self, piece: Piece) -> Done:
         """Rows and rejects in the order of the file."""
-        rows, rejects = [NUMBERED.empty_table()], [NUMBERED_REJECTS.empty_table()]
+        rows, rejects = _Spool(FILTERED), _Spool(REJECTS)
         for records, unreadable in read_part(piece):
-            rejects.append(
-                rejects_table(line for _, line in unreadable).add_column(
-                    0, NUMBERED_REJECTS.field(0), pa.array([number for number, _ in unreadable], pa.int64())
-                )
-            )
-            for batch in records.to_batches():
-                kept, rejected = self.sift(batch)
-                rows.append(kept)
-                rejects.append(rejected)
-        return Done(_in_order(rows), _in_order(rejects))
+            sifted = [self.sift(batch) for batch in records.to_batches()]
+            rows.add(_in_order([kept for kept, _ in sifted]))
+            numbers = pa.array([number for number, _ in unreadable], pa.int64())
+            lines = rejects_table(line for _, line in unreadable).add_column(0, "number", numbers)
+            rejects.add(_in_order([lines, *(rejected for _, rejected in sifted)]))
+        return Done(rows.table(), rejects.table())
 
     def sift(self, records: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
         """(`FILTERED`, `REJECTS`) of `RECORDS`, each with the column `number` before."""
@@ -217,12 +216,43 @@ def _stored(records: pa.RecordBatch, row: int, line: str | None) -> str:
     return json.dumps(reject(entry, Reject())["record"])
 
 
-def _in_order(tables: list[pa.Table]) -> pa.Table:
+def _in_order(tables: list[pa.Table]) -> pa.Table | None:
     """By number, which then goes."""
+    if not tables:
+        return None
     table = pa.concat_tables(tables)
     numbers = table["number"].to_numpy()
     table = table.drop_columns("number")
     return table if (np.diff(numbers) > 0).all() else table.take(np.argsort(numbers))
+
+
+class _Spool:
+    """Tables one after the other: in memory, beyond SPOOL_BYTES in a temporary file that no other process sees."""
+
+    def __init__(self, schema: pa.Schema):
+        self.schema, self.tables, self.file = schema, [], None
+
+    def add(self, table: pa.Table | None) -> None:
+        if table is None:
+            return
+        self.tables.append(table)
+        if self.file is None and sum(each.nbytes for each in self.tables) > SPOOL_BYTES:
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115 (without a name: gone with the process, however that ends)
+            self.writer = pa.ipc.new_file(pa.PythonFile(self.file, "w"), self.schema)
+        if self.file is not None:
+            for each in self.tables:
+                self.writer.write_table(each)
+            self.tables = []
+
+    def table(self) -> pa.Table:
+        """All of them; what is in the file is mapped, not read."""
+        if self.file is None:
+            return pa.concat_tables([self.schema.empty_table(), *self.tables])
+        self.writer.close()
+        self.file.flush()
+        with self.file:
+            mapped = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ)
+        return pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
 
 
 def filter_dump(
@@ -260,12 +290,13 @@ def drop_duplicates(folder: Path) -> None:
     affected = [(path, rows) for path, rows in zip(paths, duplicates, strict=True) if rows.any()]
     file = folder / DUPLICATES
     if affected and not file.is_file():
-        write_parquet(file, rejects_table(_duplicate_rejects(affected)))
+        write_parquet(file, pa.concat_tables(_duplicate_rejects(path, rows) for path, rows in affected))
     for path, rows in affected:
         write_parquet(path, pq.read_table(path).filter(pa.array(~rows)))
 
 
-def _duplicate_rejects(affected: Iterable[tuple[Path, np.ndarray]]) -> Iterator[dict]:
-    for path, rows in affected:
-        for row in pq.read_table(path).filter(pa.array(rows)).to_pylist():
-            yield reject(row, Reject(f"id: {row['image_id']} came before, wanted every id once"))
+def _duplicate_rejects(path: Path, duplicates: np.ndarray) -> pa.Table:
+    rows = pq.read_table(path).filter(pa.array(duplicates))
+    reasons = [f"id: {image_id} came before, wanted every id once" for image_id in rows["image_id"].to_pylist()]
+    records = [stored_line(json.dumps(row, ensure_ascii=False)) for row in rows.to_pylist()]
+    return pa.table([rows["image_id"], pa.array(reasons, pa.string()), pa.array(records, pa.string())], schema=REJECTS)

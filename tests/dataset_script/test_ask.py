@@ -64,6 +64,19 @@ def run(folder, model, out="answered", runner=HERE, **options):
 # Models through transformers.
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The models are so small that threads only wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(threads)
+
+
 def tiny_tokenizer(**options):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -75,11 +88,11 @@ def tiny_tokenizer(**options):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, **options)
 
 
-def randomize(model):
+def randomize(model, seed=3):
     """Weights so large that the answers depend on everything."""
     import torch
 
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return model
@@ -127,7 +140,7 @@ def save_llava(folder):
         image_token_index=SPECIAL.index("<image>"),
         vision_feature_layer=-1,
     )
-    randomize(LlavaForConditionalGeneration(config)).save_pretrained(folder)
+    randomize(LlavaForConditionalGeneration(config), seed=5).save_pretrained(folder)
     template = (
         "{% for message in messages %}{% for part in message.content %}"
         "{% if part.type == 'image' %}<image> {% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %} wears"
@@ -412,7 +425,7 @@ def no_key(monkeypatch):
 def test_an_endpoint_sees_the_figure_and_the_question(figures):
     stub = Stub()
     with serving(stub) as url:
-        counts, answers, _ = run(figures, model_named(url + "/", 3, 20, endpoint_model="some-model"))
+        counts, answers, _ = run(figures, model_named(url + "/", 1, 20, endpoint_model="some-model"))
     assert answers == SEEN and counts == {"kept": 5}
     body = stub.requests[0]
     assert (body["model"], body["max_tokens"], body["temperature"]) == ("some-model", 20, 0)
@@ -590,7 +603,7 @@ def test_judging_at_an_endpoint(figures):
 
 
 def test_judging_by_a_model_that_is_shown_two_images(llava, instructblip, figures):
-    model = TransformersModel(str(llava), max_new_tokens=5).load()
+    model = TransformersModel(str(llava), max_new_tokens=6).load()
     images = [on_white("red"), on_white("green")]
     answers = model([lambda: images, lambda: images[::-1], lambda: images], "same")
     assert answers[0] == answers[2] != answers[1] and all(answers)

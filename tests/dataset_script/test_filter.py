@@ -1,12 +1,15 @@
 """The paper's rules on a dump: whose reason is told, that nothing is lost, and that how it is done shows nowhere."""
 
+import gzip
 import json
+import tempfile
 from collections import Counter
 
 import pyarrow as pa
 import pytest
 
 from retribooru.dataset_script.build import filter as filter_module
+from retribooru.dataset_script.build import metadata
 from retribooru.dataset_script.build.filter import DUPLICATES, FilterRules, filter_dump, read_tags
 from retribooru.dataset_script.build.stage import Runner, read_rejects, read_rows
 
@@ -209,6 +212,23 @@ def test_one_and_two_processes_write_the_same_bytes(tmp_path):
     assert files == sorted(file.name for file in (tmp_path / "2").iterdir())
     for name in files:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_a_part_that_is_too_large_for_memory(tmp_path, monkeypatch):
+    """Compressed, so one part; the same rows, by way of a temporary file."""
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(duplicates()).encode()))
+    monkeypatch.setattr(metadata, "READ_BYTES", 500)
+    want = filter_dump([path], tmp_path / "memory", RULES, LOCAL)
+    spools = []
+    monkeypatch.setattr(filter_module, "SPOOL_BYTES", 100)
+    monkeypatch.setattr(
+        filter_module.tempfile, "TemporaryFile", lambda make=tempfile.TemporaryFile: spools.append(1) or make()
+    )
+    assert filter_dump([path], tmp_path / "file", RULES, LOCAL) == want
+    assert len(spools) == 2
+    assert read_rows(tmp_path / "file") == read_rows(tmp_path / "memory")
+    assert list(read_rejects(tmp_path / "file")) == list(read_rejects(tmp_path / "memory"))
 
 
 def test_other_settings_are_another_stage(tmp_path):

@@ -93,12 +93,12 @@ def test_missing_keys_are_tolerated_where_they_are_not_needed(tmp_path):
         ('{"tags": []}', "id: got None, wanted a plain name"),
         ('{"id": "../x", "tags": []}', "id: got '../x', wanted a plain name"),
         ('{"id": "a\\n", "tags": []}', "id: got 'a\\n', wanted"),
-        ('{"id": "%s", "tags": []}' % ("1" * 201), "id: got '1111"),
+        ('{"id": "' + "1" * 201 + '", "tags": []}', "id: got '1111"),
         ('{"id": -4, "tags": []}', "id: got -4"),
         ('{"id": 1.5, "tags": []}', "id: got 1.5"),
         ('{"id": true, "tags": []}', "id: got True"),
         ('{"id": null, "tags": []}', "id: got None"),
-        ('{"id": %s, "tags": []}' % ("9" * 6000), "id: got "),
+        ('{"id": ' + "9" * 6000 + ', "tags": []}', "id: got "),
         ('{"id": 1}', "tags: got None, wanted a list, or tag_string_general"),
         ('{"id": 1, "tags": null}', "tags: got None"),
         ('{"id": 1, "tags": "solo"}', "tags: got 'solo'"),
@@ -116,7 +116,7 @@ def test_missing_keys_are_tolerated_where_they_are_not_needed(tmp_path):
         ('{"id": 1, "tag_string_general": "a\\tb"}', "tags: got 'a\\tb', wanted a name without control characters"),
         ('{"id": 1, "tags": [], "rating": 3}', "rating: got 3, wanted a string"),
         ('{"id": 1, "tags": [], "rating": "s\\u0007"}', "rating: got 's\\x07', wanted a string"),
-        ('{"id": 1, "tags": %s%s}' % ("[" * 5000, "]" * 5000), "line: nested too deeply, wanted at most 100 levels"),
+        ('{"id": 1, "tags": ' + "[" * 5000 + "]" * 5000 + "}", "line: nested too deeply, wanted at most 100 levels"),
     ],
 )
 def test_what_cannot_be_read_says_why(tmp_path, line, reason):
@@ -133,15 +133,15 @@ def test_what_cannot_be_read_says_why(tmp_path, line, reason):
         '"x": 1e999',
         '"x": "\\ud800"',
         '"x": "\\udc00"',
-        '"x": %s' % ("7" * 6000),
-        '"x": %s%s' % ("[" * 5000, "]" * 5000),
+        '"x": ' + "7" * 6000,
+        '"x": ' + "[" * 5000 + "]" * 5000,
         '"x": 1, "x": "2"',
         '"x": "\\u0000\\u007f"',
         '"x": {"id": 5, "tags": 7}',
     ],
 )
 def test_what_is_not_needed_may_be_anything(tmp_path, rest):
-    line = '{"id": "1", "tags": [{"name": "solo", "category": "0"}], %s}' % rest
+    line = '{"id": "1", "tags": [{"name": "solo", "category": "0"}], ' + rest + "}"
     row = only(write(tmp_path / "a.jsonl", [line]))
     assert row["general"] == ["solo"]
     # Kept among the rejects, it is JSON that every reader takes.
