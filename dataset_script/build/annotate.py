@@ -116,7 +116,7 @@ def read_picture(images: Path, image_id: str) -> Picture | Reject:
     """The image, or why it cannot be used: missing, damaged, too large, not a still picture."""
     try:
         file = find_image(images, image_id)
-        image, _ = pixels._read(file, "image", "RGB", "white")
+        image, _ = pixels.read_image(file)
     except Reject as reason:
         return reason
     return Picture(image_id, file, image)
@@ -133,11 +133,11 @@ def find_image(images: Path, image_id: str) -> Path:
     in_bucket = images / f"{int(image_id) % 1000:04d}" if image_id.isdecimal() else None
     if in_bucket:
         try:
-            return pixels._find(in_bucket, image_id, "image")
+            return pixels.find_file(in_bucket, image_id, "image")
         except Reject as reason:
             if " is missing in " not in str(reason):
                 raise
-    return pixels._find(images, image_id, "image")
+    return pixels.find_file(images, image_id, "image")
 
 
 def checked_mask(mask: Image.Image | None | Reject, size: tuple[int, int]) -> Image.Image | Reject:

@@ -98,7 +98,7 @@ def _show_figure(images: Path, row: dict, on_mask: bool) -> Image.Image:
         file = images / plain_file(row["file"])
     except ValueError:
         raise Reject(f"image: {row['file']!r:.100} is no relative path of plain names") from None
-    image, _ = pixels._read(file, "image", "RGB", "white")
+    image, _ = pixels.read_image(file)
     if not on_mask:
         return image
     mask = Image.open(io.BytesIO(row["mask"])).convert("L")

@@ -220,7 +220,7 @@ def _or_reject(find, *arguments):
 
 def _alpha(picture: Picture) -> Image.Image:
     name = f"mask: {picture.file.name}"
-    image = ImageOps.exif_transpose(pixels._open(picture.file.read_bytes(), name))
+    image = ImageOps.exif_transpose(pixels.open_still(picture.file.read_bytes(), name))
     if not (image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info):
         raise Reject(f"{name} has no alpha channel, wanted one that shows where the figure is")
     alpha = image.convert("RGBA").getchannel("A")
@@ -230,7 +230,7 @@ def _alpha(picture: Picture) -> Image.Image:
 
 
 def _given_mask(picture: Picture, folder: Path) -> Image.Image:
-    mask, _ = pixels._read(pixels._find(folder, picture.image_id, "mask"), "mask", "L", "black")
+    mask, _ = pixels.read_mask(pixels.find_file(folder, picture.image_id, "mask"))
     return mask
 
 

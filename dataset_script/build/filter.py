@@ -256,7 +256,7 @@ class _Spool:
 
 
 def filter_dump(
-    files: Sequence[Path], out_folder: Path, rules: FilterRules, runner: Runner, block_bytes: int = 64 << 20
+    files: Sequence[Path], out_folder: Path, rules: FilterRules, runner: Runner, block_bytes: int = 32 << 20
 ) -> Counter:
     """The stage: from the files of a dump to `FILTERED` rows in `out_folder`; returns what `count_stage` does.
 

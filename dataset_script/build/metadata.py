@@ -50,7 +50,8 @@ RECORDS = pa.schema(
     + [(kind, TAGS) for kind in CATEGORIES.values()]
 )
 
-READ_BYTES = 16 << 20  # of a file at once
+READ_BYTES = 32 << 20  # of a file at once
+SCAN_BYTES = 1 << 17
 MAX_LINE = 32 << 20  # bytes; longer lines are not read
 SLOW_LINES = 256  # a piece of a block that pyarrow does not take is halved down to this many lines
 PARQUET_ROWS = 20_000  # at once
@@ -79,7 +80,7 @@ class Piece:
     end: int | None = None
 
 
-def metadata_parts(files: Sequence[Path], block_bytes: int = 64 << 20) -> list[Part]:
+def metadata_parts(files: Sequence[Path], block_bytes: int = 32 << 20) -> list[Part]:
     """Cuts a dump's files into parts, whose names sort in the order of reading; reads only how the files begin.
 
     A plain file is cut every `block_bytes`, Parquet into its row groups; other files are a part each.
@@ -172,21 +173,32 @@ def _open(piece: Piece) -> BinaryIO:
 
 def _blocks(file: BinaryIO, begin: int, end: int | None) -> Iterator[bytes]:
     """The lines that start in bytes [begin, end), some MB of whole lines at a time; of too long a line its beginning."""
-    position = begin
-    if begin:
-        file.seek(begin - 1)
-        position += _skip_line(file) - 1
-    while end is None or position < end:
-        block = file.read(READ_BYTES if end is None else min(READ_BYTES, end - position))
-        if not block:
-            return
-        position += len(block)
+    if end is None:
+        yield from _stream_blocks(file)
+        return
+    position = _line_end(file, begin) if begin else 0
+    while position < end:
+        stop = min(position + READ_BYTES, end)
+        line_end = _line_end(file, stop)
+        file.seek(position)
+        yield file.read(min(line_end, stop + MAX_LINE) - position)
+        position = line_end
+
+
+def _line_end(file: BinaryIO, position: int) -> int:
+    """Where the line ends that holds the byte before `position`."""
+    file.seek(position - 1)
+    return position - 1 + _skip_line(file)
+
+
+def _stream_blocks(file: BinaryIO) -> Iterator[bytes]:
+    """The same of a whole file that can only be read on and on."""
+    while block := file.read(READ_BYTES):
         if not block.endswith(b"\n"):
             begun = len(block) - block.rfind(b"\n") - 1
             rest = file.readline(max(MAX_LINE + 1 - begun, 1))
-            position += len(rest)
             if rest and not rest.endswith(b"\n"):
-                position += _skip_line(file)
+                _skip_line(file)
             block += rest
         yield block
 
@@ -254,7 +266,7 @@ def _split(block: bytes) -> tuple[Lines, list[tuple[int, bytes]]]:
     if b"\r" in block:
         block = block.replace(b"\r\n", b"\n")
     characters = np.frombuffer(block, np.uint8)
-    newlines = np.flatnonzero(characters == ord("\n"))
+    newlines = _places(characters, ord("\n"))
     starts, ends = np.append(0, newlines + 1), np.append(newlines, len(block))
     if starts[-1] == len(block):
         starts, ends = starts[:-1], ends[:-1]
@@ -279,11 +291,19 @@ def _pitfalls(characters: np.ndarray) -> np.ndarray:
     """Where what pyarrow takes otherwise than Python may stand: NUL, which ends its reading; NaN, Inf, Infinity."""
     found = [np.flatnonzero(characters == 0)] if not characters.min(initial=1) else []
     for word in (b"NaN", b"Inf"):
-        places = np.flatnonzero(characters[: -len(word) + 1] == word[0])
+        places = _places(characters[: -len(word) + 1], word[0])
         for offset, letter in enumerate(word[1:], start=1):
             places = places[characters[places + offset] == letter]
         found.append(places)
     return np.concatenate(found)
+
+
+def _places(characters: np.ndarray, letter: int) -> np.ndarray:
+    """Where `letter` stands; piece by piece, as large as caches are."""
+    pieces = range(0, len(characters), SCAN_BYTES)
+    return np.concatenate(
+        [np.flatnonzero(characters[i : i + SCAN_BYTES] == letter) + i for i in pieces] or [np.zeros(0, np.int64)]
+    )
 
 
 def _read_fast(lines: Lines) -> tuple[list[pa.Table], list[tuple[int, bytes]]]:

@@ -24,7 +24,7 @@ from ..files import encode_image, replacing_folder, write_lines
 from ..table import PLAIN_FILE, write_shards
 from . import BuildReport
 from .annotations import MAX_ID, PLAIN_NAME, SURROGATE, Reject, reject, shown
-from .pixels import MIN_MASK_PEAK, _open, read_image
+from .pixels import MIN_MASK_PEAK, open_still, read_image
 
 COLUMNS = ("identity", "path", "artist", "prompt", "rating", "copyright")  # of a CSV; the first two are needed
 NOT_PLAIN = re.compile("[^A-Za-z0-9_.-]+")
@@ -198,7 +198,7 @@ def full_mask(size: tuple[int, int]) -> bytes:
 
 
 def _alpha_mask(file: Path, size: tuple[int, int]) -> bytes:
-    image = ImageOps.exif_transpose(_open(file.read_bytes(), f"image: {file.name}"))
+    image = ImageOps.exif_transpose(open_still(file.read_bytes(), f"image: {file.name}"))
     if "A" not in image.getbands() and "transparency" not in image.info:
         return full_mask(size)
     alpha = image.convert("RGBA").getchannel("A")

@@ -35,8 +35,8 @@ def add_pixels(record: dict, images: Path, masks: Path) -> dict:
         Reject: a file is missing, no picture that can be read or too large, the mask is of another size or empty, the
             box is outside the image.
     """
-    image, image_cell = read_image(_find(images, record["image_id"], "image"))
-    mask, mask_cell = _read(_find(masks, record["image_id"], "mask"), "mask", "L", "black")
+    image, image_cell = read_image(find_file(images, record["image_id"], "image"))
+    mask, mask_cell = read_mask(find_file(masks, record["image_id"], "mask"))
     if mask.size != image.size:
         raise Reject(f"mask: got size {mask.size}, wanted the image's {image.size}")
     peak = mask.getextrema()[1]
@@ -59,6 +59,11 @@ def read_image(file: Path) -> tuple[Image.Image, dict]:
     Raises Reject where the file is no still picture of moderate size that can be read.
     """
     return _read(file, "image", "RGB", "white")
+
+
+def read_mask(file: Path) -> tuple[Image.Image, dict]:
+    """The same of a mask: L, black where it is transparent. Raises Reject also where it has colours."""
+    return _read(file, "mask", "L", "black")
 
 
 def as_meant(image: Image.Image, ground: str) -> Image.Image:
@@ -105,7 +110,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
 
 
-def _find(folder: Path, image_id: str, what: str) -> Path:
+def find_file(folder: Path, image_id: str, what: str) -> Path:
     files = [Path(folder) / (image_id + suffix) for suffix in IMAGE_SUFFIXES]
     for file in files:
         if file.is_file():
@@ -125,7 +130,7 @@ def _read(file: Path, what: str, mode: str, ground: str) -> tuple[Image.Image, d
         data = file.read_bytes()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the size, which is judged here, and of metadata
-            plain = ImageOps.exif_transpose(_open(data, name))
+            plain = ImageOps.exif_transpose(open_still(data, name))
             meant = as_meant(plain, ground)
             if mode == "L" and _is_coloured(meant):
                 raise Reject(f"{name} has colours, wanted grey: white where the figure is")
@@ -140,7 +145,7 @@ def _read(file: Path, what: str, mode: str, ground: str) -> tuple[Image.Image, d
     return picture, {"bytes": encode_image(picture), "path": None}
 
 
-def _open(data: bytes, name: str) -> Image.Image:
+def open_still(data: bytes, name: str) -> Image.Image:
     """The image, not yet decoded, of a still picture of moderate size."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)

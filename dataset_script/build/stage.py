@@ -9,6 +9,7 @@ A reason is "FIELD: got this, wanted that": rejects are counted by what stands b
 import functools
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 from collections import Counter
@@ -174,9 +175,9 @@ class Runner:
         if self.processes == 1:
             yield from map(make_work(), items)
             return
-        with ProcessPoolExecutor(
-            min(self.processes, len(items)), initializer=_begin_work, initargs=(make_work,)
-        ) as pool:
+        # A forked process would inherit torch's threads as dead ones, and wait for them.
+        options = {"mp_context": multiprocessing.get_context("spawn"), "initializer": _remember, "initargs": (make_work,)}
+        with ProcessPoolExecutor(min(self.processes, len(items)), **options) as pool:
             yield from pool.map(_do_work, items)
 
 
@@ -217,13 +218,16 @@ class _RayWork:
         return {"result": self.work(row["item"])}
 
 
-_WORK = None  # of a process of the pool
+_MAKE_WORK = _WORK = None  # of a process of the pool
 
 
-def _begin_work(make_work: Callable[[], Callable]) -> None:
+def _remember(make_work: Callable[[], Callable]) -> None:
+    global _MAKE_WORK
+    _MAKE_WORK = make_work
+
+
+def _do_work(item: Any) -> Any:
     global _WORK
-    _WORK = make_work()
-
-
-def _do_work(item):
+    if _WORK is None:
+        _WORK = _MAKE_WORK()  # not above: what is wrong there would be told as a broken pool
     return _WORK(item)

@@ -607,6 +607,8 @@ def test_judging_by_a_model_that_is_shown_two_images(llava, instructblip, figure
     images = [on_white("red"), on_white("green")]
     answers = model([lambda: images, lambda: images[::-1], lambda: images], "same")
     assert answers[0] == answers[2] != answers[1] and all(answers)
+    shows = [lambda: images[:1], lambda: images]  # prompts of two lengths, in one batch and one by one
+    assert model(shows, QUESTION) == [model([show], QUESTION)[0] for show in shows]
     split = judge_outfits(
         [["1", "2"]], figures / "annotated", figures / "images", figures / "judged", TransformersModel(str(llava)), HERE
     )
