@@ -3,8 +3,9 @@
 python benchmarks/build.py --work DIR [--records 213970] [--times 1 2 4] [--processes 2] [--rounds 3]
 
 Dumps are generated in DIR (3 GB), in the form of Danbooru2019: 20 to 45 general tags a record, as frequent as tags of a
-booru are; characters and artists repeat. Every measurement is a process of its own, from its start to its end, and the
-ways take turns. Memory is the peak of what the process and its children hold together (PSS, Linux).
+booru are; characters and artists repeat. Every measurement is a process of its own, timed from when its libraries are
+imported, and the ways take turns. CPU is that of the whole process and its children; memory is the peak of what they hold together
+(PSS, Linux).
 
 bare parse: every reader that is installed (pyarrow, polars, duckdb, orjson by line), every column of the file, on
     --processes threads where it has threads; the fastest is the reference. Not a reader by itself, and no reference:
@@ -21,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -101,28 +102,40 @@ def generate(path: Path, count: int) -> None:
     os.replace(partial, path)
 
 
-def parse_pyarrow(path: Path, processes: int) -> int:
-    import pyarrow.json  # noqa: F401
+def timed(work: Callable[[], int]) -> tuple[float, int]:
+    began = time.perf_counter()
+    count = work()
+    return time.perf_counter() - began, count
+
+
+def parse_pyarrow(path: Path, processes: int) -> tuple[float, int]:
+    import pyarrow.json
 
     pa.set_cpu_count(processes)
-    options = pa.json.ReadOptions(block_size=16 << 20)  # the fastest of 1, 4, 16 MB
-    return pa.json.read_json(path, read_options=options).num_rows
+    options = pyarrow.json.ReadOptions(block_size=16 << 20)  # the fastest of 1, 4, 16 MB
+    return timed(lambda: pyarrow.json.read_json(path, read_options=options).num_rows)
 
 
-def parse_polars(path: Path, processes: int) -> int:
+def parse_polars(path: Path, processes: int) -> tuple[float, int]:
     import polars
 
-    return polars.read_ndjson(path).height  # threads: POLARS_MAX_THREADS
+    return timed(lambda: polars.read_ndjson(path).height)  # threads: POLARS_MAX_THREADS
 
 
-def parse_duckdb(path: Path, processes: int) -> int:
+def parse_duckdb(path: Path, processes: int) -> tuple[float, int]:
     import duckdb
 
     duckdb.sql(f"set threads = {processes}")
-    return duckdb.sql(f"select * from read_json('{path}', format = 'newline_delimited')").to_arrow_table().num_rows
+    query = f"select * from read_json('{path}', format = 'newline_delimited')"
+    return timed(lambda: duckdb.sql(query).to_arrow_table().num_rows)
 
 
-def parse_orjson(path: Path, processes: int, first: int = 0, last: int | None = None) -> int:
+def parse_orjson(path: Path, processes: int) -> tuple[float, int]:
+    return timed(lambda: parse_lines(path, 0, path.stat().st_size))
+
+
+def parse_lines(path: Path, first: int, last: int) -> int:
+    """How many lines start in bytes [first, last), each parsed by orjson."""
     import orjson
 
     count, position = 0, first
@@ -131,7 +144,7 @@ def parse_orjson(path: Path, processes: int, first: int = 0, last: int | None = 
             file.seek(first - 1)
             position += len(file.readline()) - 1
         for line in file:
-            if last is not None and position >= last:
+            if position >= last:
                 break
             orjson.loads(line)
             position += len(line)
@@ -139,13 +152,13 @@ def parse_orjson(path: Path, processes: int, first: int = 0, last: int | None = 
     return count
 
 
-def parse_orjson_processes(path: Path, processes: int) -> int:
+def parse_orjson_processes(path: Path, processes: int) -> tuple[float, int]:
     bounds = [path.stat().st_size * i // processes for i in range(processes + 1)]
     with ProcessPoolExecutor(processes) as pool:
-        return sum(pool.map(parse_orjson, [path] * processes, [1] * processes, bounds[:-1], bounds[1:]))
+        return timed(lambda: sum(pool.map(parse_lines, [path] * processes, bounds[:-1], bounds[1:])))
 
 
-def filter_and_cluster(path: Path, processes: int) -> int:
+def filter_and_cluster(path: Path, processes: int) -> tuple[float, int]:
     from retribooru.dataset_script.build.filter import FilterRules, filter_dump
     from retribooru.dataset_script.build.outfits import cluster
     from retribooru.dataset_script.build.stage import Runner, begin, read_rows, write_part
@@ -153,17 +166,21 @@ def filter_and_cluster(path: Path, processes: int) -> int:
 
     out = path.with_suffix(".out")
     shutil.rmtree(out, ignore_errors=True)
-    began = time.perf_counter()
-    counts = filter_dump([path], out / "filter", FilterRules.from_files(), Runner(processes))
-    filtered = time.perf_counter()
-    labels = read_rows(out / "filter", ["image_id", "character", "artist"])
-    answers = aligned(pq.read_table(path.with_suffix(".answers.parquet")), labels["image_id"])
-    done = cluster(labels.append_column("answer", answers["answer"]))
-    begin(out / "outfits", None)
-    write_part(out / "outfits", "outfits", done)
-    took = f"filter {filtered - began:.1f} s, cluster {time.perf_counter() - filtered:.1f} s"
-    print(f"{took}; kept {counts['kept']:,}, with a partner {len(done.rows):,}", file=sys.stderr)
-    return counts.total()
+
+    def work() -> int:
+        seconds, counts = timed(
+            lambda: filter_dump([path], out / "filter", FilterRules.from_files(), Runner(processes))
+        )
+        labels = read_rows(out / "filter", ["image_id", "character", "artist"])
+        answers = aligned(pq.read_table(path.with_suffix(".answers.parquet")), labels["image_id"])
+        done = cluster(labels.append_column("answer", answers["answer"]))
+        begin(out / "outfits", None)
+        write_part(out / "outfits", "outfits", done)
+        kept = f"kept {counts['kept']:,}, with a partner {len(done.rows):,}"
+        print(f"filter {seconds:.1f} s, {kept}", file=sys.stderr)
+        return counts.total()
+
+    return timed(work)
 
 
 READERS = {"pyarrow": parse_pyarrow, "polars": parse_polars, "duckdb": parse_duckdb, "orjson": parse_orjson}
@@ -174,18 +191,18 @@ WAYS = {**READERS, "orjson, processes": parse_orjson_processes, OURS: filter_and
 def measure(path: Path, way: str, processes: int) -> tuple[float, float, float, int]:
     """(seconds, seconds of CPU, peak of memory in MB, records) of a process of its own and its children."""
     command = [sys.executable, __file__, "--one", way, str(path), str(processes)]
-    began, cpu = time.perf_counter(), cpu_of_children()
+    cpu = cpu_of_children()
     environment = {**os.environ, "POLARS_MAX_THREADS": str(processes)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         peak = 0.0
         while process.poll() is None:
             peak = max(peak, held(psutil.Process(process.pid)))
             time.sleep(0.05)
-        seconds = time.perf_counter() - began
-        records = process.stdout.read()
+        printed = process.stdout.read()
     if process.returncode:
         raise RuntimeError(f"{way}: ended with {process.returncode}")
-    return seconds, cpu_of_children() - cpu, peak, json.loads(records)
+    seconds, count = json.loads(printed)
+    return seconds, cpu_of_children() - cpu, peak, count
 
 
 def cpu_of_children() -> float:

@@ -49,7 +49,7 @@ def write_lines(path: Path, lines: Iterable[dict]) -> None:
 def encode_image(image: Image.Image, image_format: str = "PNG") -> bytes:
     """The bytes of an image file; a PNG mask of nothing but 0 and 255 takes one bit a pixel.
 
-    `image_format` is PNG, or BMP: large, but written and read in a tenth of the time.
+    `image_format` is PNG, or PPM: large, but written and read in a tenth of the time.
     """
     if image_format == "PNG" and image.mode == "L" and not any(image.histogram()[1:255]):
         image = image.convert("1", dither=Image.Dither.NONE)

@@ -110,7 +110,7 @@ class RetriBooru(datasets.ArrowBasedBuilder):
         shards = self._shards()
         check_images([file for files in shards.values() for file in files], self.config.images)
         # What is streamed is decoded at once: there, compressing the crops would be wasted.
-        image_format = "BMP" if dl_manager.is_streaming else "PNG"
+        image_format = "PPM" if dl_manager.is_streaming else "PNG"
         splits = []
         for split, files in shards.items():
             pool = tuple(shards.get(POOLS.get(split, split), ()))

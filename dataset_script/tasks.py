@@ -35,7 +35,8 @@ def task_rows(
         pool: the whole split that references come from, see `POOLS`. If it is the targets' own, the images of an
             identity are each other's references, and the pool is looked into for what a task borrows of others alone.
         seed: of everything drawn.
-        image_format: of the crops: PNG to keep, BMP (large, without compression) to be decoded at once. None: rows of
+        image_format: PNG, for keeping: crops are PNGs, whole figures as they came. PPM, for what is decoded at once:
+            large, without compression, and each image is decompressed once, however many rows show it. None: rows of
             `TASK_LABELS`, without any pixels.
     """
     lonely, apart = 0, not set(targets.files) <= set(pool.files)
@@ -93,22 +94,23 @@ def task_row(target: dict, drawn: list[tuple[dict, str]], image_format: str | No
     if image_format is None:
         return row
     crops = [encoded_crop(concept, source, image_format) for source, concept in drawn]
+    image, mask = encoded_crop("figure", target, image_format)
     return {
         **row,
-        "target": target["image"],
-        "target_mask": target["mask"],
+        "target": image,
+        "target_mask": mask,
         "reference_images": [image for image, _ in crops],
         "reference_masks": [mask for _, mask in crops],
     }
 
 
 def encoded_crop(concept: str, row: dict, image_format: str) -> tuple[dict, dict]:
-    """(image, mask) of a concept, encoded; a whole figure as it came."""
-    if concept == "figure":
+    """(image, mask) of a concept, encoded; to be kept, a whole figure as it came."""
+    if concept == "figure" and image_format == "PNG":
         return row["image"], row["mask"]
     sources = (row[key]["bytes"] or row[key]["path"] for key in ("image", "mask"))
     try:
-        crop = _cut(concept, *sources, tuple(row["head_box"]), image_format)
+        crop = _cut(concept, *sources, tuple(row["head_box"] or ()), image_format)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"image {row['image_id']}: its {concept} cannot be cut out: {error}") from error
     return tuple({"bytes": part, "path": None} for part in crop)
@@ -121,7 +123,7 @@ def _cut(concept: str, image: bytes | str, mask: bytes, head_box: tuple, image_f
     return tuple(encode_image(part, image_format) for part in crop)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _open(source: bytes | str, mode: str) -> Image.Image:
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         return ImageOps.exif_transpose(image).convert(mode)

@@ -42,30 +42,33 @@ class FilterRules:
         unwanted: tags; a record with one of them, among its general or meta tags, is rejected.
         clothing: tags; a record with none of them, among its general tags, is rejected.
         ratings: those that are let through, as the dump writes them; None: all.
+        colours: words that may stand before a tag of `clothing`: with red and dress, red_dress counts.
     """
 
     unwanted: frozenset[str]
     clothing: frozenset[str]
     ratings: tuple[str, ...] | None = None
+    colours: frozenset[str] = frozenset()
 
     @classmethod
     def from_files(
         cls, unwanted: Path | None = None, clothing: Path | None = None, ratings: Sequence[str] | None = None
     ) -> "FilterRules":
-        """Reads the lists, the package's own by default: one tag a line, # begins a comment.
-
-        A garment also counts with a word of `tags/colours.txt` before it: red_dress where the list has dress.
+        """Reads the lists, the package's own by default, its colours always: one tag a line, # begins a comment.
 
         Raises FileNotFoundError and ValueError, naming the argument.
         """
-        garments = read_tags("clothing", clothing or TAGS / "clothing.txt")
-        colours = read_tags("colours", TAGS / "colours.txt")
-        coloured = (f"{colour}_{garment}" for colour in colours for garment in garments)
         return cls(
             unwanted=frozenset(read_tags("unwanted", unwanted or TAGS / "unwanted.txt")),
-            clothing=frozenset([*garments, *coloured]),
+            clothing=frozenset(read_tags("clothing", clothing or TAGS / "clothing.txt")),
             ratings=None if ratings is None else tuple(ratings),
+            colours=frozenset(read_tags("colours", TAGS / "colours.txt")),
         )
+
+    def garments(self) -> frozenset[str]:
+        """All tags that count as clothing. Made where they are looked up: they are too many to be sent to a process."""
+        coloured = (f"{colour}_{garment}" for colour in self.colours for garment in self.clothing)
+        return self.clothing.union(coloured)
 
 
 def read_tags(argument: str, path: Path) -> list[str]:
@@ -83,9 +86,8 @@ class FilterWork:
     """The work on a part of the metadata: FilterWork(rules)(piece) gives its `FILTERED` rows and its rejects."""
 
     def __init__(self, rules: FilterRules):
-        self.unwanted, self.clothing = (
-            pa.array(sorted(tags), pa.string()) for tags in (rules.unwanted, rules.clothing)
-        )
+        self.unwanted = pa.array(sorted(rules.unwanted), pa.string())
+        self.clothing = pa.array(sorted(rules.garments()), pa.string())
         self.ratings = rules.ratings
 
     def __call__(self, piece: Piece) -> Done:
@@ -103,10 +105,12 @@ class FilterWork:
         """(`FILTERED`, `REJECTS`) of `RECORDS`, each with the column `number` before."""
         reasons = self._reasons(records)
         kept = np.array([reason is None for reason in reasons], bool)
-        handed_on = [name for name in records.schema.names if name not in ("line", "meta")]
+        names = records.schema.names
+        wanted = [name for name in names if name not in ("line", "meta")]
+        told = names if records["line"].null_count else ["number", "image_id", "line"]
         return (
-            _filtered(records.select(handed_on).filter(pa.array(kept))),
-            _rejects(records.filter(pa.array(~kept)), reasons[~kept]),
+            _filtered(records.select(wanted).filter(pa.array(kept))),
+            _rejects(records.select(told).filter(pa.array(~kept)), reasons[~kept]),
         )
 
     def _reasons(self, records: pa.RecordBatch) -> np.ndarray:
@@ -185,7 +189,7 @@ def _strings(lists: pa.ListArray) -> pa.ListArray:
 
 
 def _rejects(records: pa.RecordBatch, reasons: np.ndarray) -> pa.Table:
-    """`REJECTS` after the number of each record."""
+    """`REJECTS` after the number of each record; without lines, from all columns of `RECORDS`."""
     lines = pc.ascii_trim_whitespace(records["line"])
     others = np.flatnonzero(~_plain(lines))
     if len(others):
@@ -267,6 +271,7 @@ def filter_dump(
         "unwanted": sorted(rules.unwanted),
         "clothing": sorted(rules.clothing),
         "ratings": rules.ratings,
+        "colours": sorted(rules.colours),
         "files": [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
     }
     parts = metadata_parts(files, block_bytes)

@@ -50,7 +50,7 @@ RECORDS = pa.schema(
     + [(kind, TAGS) for kind in CATEGORIES.values()]
 )
 
-READ_BYTES = 32 << 20  # of a file at once
+READ_BYTES = 16 << 20  # of a file at once
 SCAN_BYTES = 1 << 17
 MAX_LINE = 32 << 20  # bytes; longer lines are not read
 SLOW_LINES = 256  # a piece of a block that pyarrow does not take is halved down to this many lines
