@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -50,6 +51,7 @@ ANSWERED = pa.schema([("image_id", pa.string()), ("answer", pa.string())])  # as
 OUTFITS = pa.schema([("image_id", pa.string()), ("outfit_answer", pa.string()), ("outfit", pa.string())])
 REJECTS = pa.schema([("image_id", pa.string()), ("reason", pa.string()), ("record", pa.string())])
 SETTINGS = "settings.json"
+REPEATED = ["character", "artist", "copyright", "tags.list.element", "rating", "outfit", "outfit_answer", "reason"]
 
 
 def rejects_table(rejects: Iterable[dict]) -> pa.Table:
@@ -146,7 +148,7 @@ def write_part(folder: Path, name: str, done: Done) -> None:
 def write_parquet(path: Path, table: pa.Table) -> None:
     """A whole file, or none."""
     with replacing(path) as partial:
-        pq.write_table(table, partial)
+        pq.write_table(table, partial, use_dictionary=REPEATED, write_statistics=False)
 
 
 class _PartWork:
@@ -175,8 +177,10 @@ class Runner:
         if self.processes == 1:
             yield from map(make_work(), items)
             return
-        # A forked process would inherit torch's threads as dead ones, and wait for them.
-        options = {"mp_context": multiprocessing.get_context("spawn"), "initializer": _remember, "initargs": (make_work,)}
+        # Forked processes begin at once, but would inherit torch's threads as dead ones, and wait for them.
+        forked = "torch" not in sys.modules and "fork" in multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("fork" if forked else "spawn")
+        options = {"mp_context": context, "initializer": _remember, "initargs": (make_work,)}
         with ProcessPoolExecutor(min(self.processes, len(items)), **options) as pool:
             yield from pool.map(_do_work, items)
 
