@@ -5,7 +5,7 @@ python benchmarks/loader.py --work DIR [--parts rates memory full]
 rates: rows per second (median of rounds that take turns) against Pillow decoding the same target and references, bytes
     in memory, in the same run. A row of `datasets` decodes five masks on top.
 memory: peak of the process's own memory (RssAnon, Linux) over the first 1,000 and over 20,000 rows.
-full: time and peak memory (of the whole process, by getrusage) from `import retribooru` to the first compose row of a
+full: time and peak memory (VmHWM: of the whole process) from `import retribooru` to the first compose row of a
     table of 116,729 figures that names its images, with masks of 512 x 512, in a new process with an empty cache.
 """
 
@@ -14,7 +14,6 @@ import io
 import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -115,19 +114,22 @@ def memory_of_one(work: Path, way: str) -> None:
         rows = load_dataset(str(table), "compose", **options)
     else:
         rows = load_dataset("retribooru", "compose", data_dir=str(table), **options)
-    peaks, peak = [own_memory()], 0.0
+    peaks, peak = [megabytes("RssAnon")], 0.0
     for number, _ in enumerate(rows, start=1):
         if number % 20 == 0:
-            peak = max(peak, own_memory())
+            peak = max(peak, megabytes("RssAnon"))
         if number in (1_000, 20_000):
             peaks.append(peak)
     print(json.dumps(peaks))
 
 
-def own_memory() -> float:
-    """MB of memory that is the process's own: pages of a mapped file, which the system can take back, do not count."""
+def megabytes(what: str) -> float:
+    """A line of the kernel's account of this process, in MB.
+
+    RssAnon is the memory that is the process's own: pages of a mapped file, which the system can take back, do not count.
+    """
     status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon"))
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(what))
 
 
 def big_table(folder: Path, count: int) -> None:
@@ -178,8 +180,7 @@ def full_of_one(work: Path, what: str) -> None:
         figures = load_dataset("retribooru", "figures", **options)
         example = TrainingFigures(figures, ["compose"], 512)[0, 0]
         assert len(example["reference_pixel_values"]) == 4
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps([time.perf_counter() - began, peak]))
+    print(json.dumps([time.perf_counter() - began, megabytes("VmHWM")]))
 
 
 def full_table(folder: Path, images: Path) -> None:
