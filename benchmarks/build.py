@@ -1,16 +1,16 @@
-"""From a dump to outfits: how long filter and cluster take beside the bare parse of the same file, and in how much memory.
+"""From a dump to outfits: how long filter and cluster take beside the bare parse of the same file; in how much memory.
 
 python benchmarks/build.py --work DIR [--records 213970] [--times 1 2 4] [--processes 2] [--rounds 3]
 
 Dumps are generated in DIR (3 GB), in the form of Danbooru2019: 20 to 45 general tags a record, as frequent as tags of a
 booru are; characters and artists repeat. Every measurement is a process of its own, timed from when its libraries are
-imported, and the ways take turns. CPU is that of the whole process and its children; memory is the peak of what they hold together
-(PSS, Linux).
+imported, and the ways take turns. CPU is that of the whole process and its children; memory is the peak of what they
+hold together (PSS, Linux). The readers are not in any extra: pip install polars duckdb orjson psutil.
 
 bare parse: every reader that is installed (pyarrow, polars, duckdb, orjson by line), every column of the file, on
     --processes threads where it has threads; the fastest is the reference. Not a reader by itself, and no reference:
     orjson in as many processes, each its part of the lines.
-filter + cluster: `filter_dump` in --processes processes, then outfits of given answers: from the dump to the files of both.
+filter + cluster: `filter_dump` in --processes processes, then outfits of given answers: from the dump to both's files.
 """
 
 import argparse

@@ -126,7 +126,7 @@ def memory_of_one(work: Path, way: str) -> None:
 def megabytes(what: str) -> float:
     """A line of the kernel's account of this process, in MB.
 
-    RssAnon is the memory that is the process's own: pages of a mapped file, which the system can take back, do not count.
+    RssAnon is what is the process's own: pages of a mapped file, which the system can take back, do not count.
     """
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(what))
