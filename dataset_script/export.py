@@ -84,7 +84,8 @@ def export_dataset(
         seed: draws the references of the tasks.
         license: of the card. None: cc0-1.0 for the mini edition, other for any other.
     """
-    out, mini, images = Path(out), data_dir is None, images and str(images)
+    out = Path(out) if Path(out).name else Path(out).resolve()  # of "." the name is wanted
+    mini, images = data_dir is None, images and str(images)
     embed_images = mini if embed_images is None else embed_images
     unknown = [name for name in configs if name not in CONFIGS]
     if unknown:

@@ -30,7 +30,11 @@ def write_dump(folder: Path, characters: int = 12, size: int = 48) -> dict[str, 
     spoilt = {"monochrome": 0, "artists": 0, "image": 0, "answer": 0}
     for number, row in enumerate(rows):
         general = [tag for tag in row["tags"] if tag != row["artist"]]
-        tags = [(tag, "0") for tag in general] + [(row["artist"], "1"), (row["copyright"], "3"), (row["character"], "4")]
+        tags = [(tag, "0") for tag in general] + [
+            (row["artist"], "1"),
+            (row["copyright"], "3"),
+            (row["character"], "4"),
+        ]
         fault = [*spoilt][number % 40] if number % 40 < len(spoilt) else None
         if fault == "monochrome":
             tags.append(("monochrome", "0"))

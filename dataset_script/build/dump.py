@@ -111,8 +111,6 @@ def write_stage(
     """
     out = Path(out)
     outfits = read_rows(_done(out, "outfits"))
-    if not len(outfits):
-        raise ValueError(f"out: no image of {out} is left to write; the rejects in {out / 'stages'} say why")
     folders = (stage_folder(out, stage) for stage in ("filter", "annotate"))
     changed = write_figures(out, *folders, outfits, images, embed_images, seed, out_of_domain, in_domain)
     written = sum(count_rows(shard_files(out, split)) for split in SPLITS)
@@ -143,8 +141,12 @@ def _rejected(out: Path, changed: Sequence[dict]) -> Iterator[dict]:
 
 
 def _done(out: Path, stage: str) -> Path:
-    """The folder of a stage that has been; raises FileNotFoundError otherwise."""
+    """The folder of a stage that has been and left something; raises FileNotFoundError or ValueError otherwise."""
     folder = stage_folder(out, stage)
     if not folder.is_dir():
         raise FileNotFoundError(f"out: {out} has no {stage} yet, wanted `retribooru build {stage}` before this")
+    counts = count_stage(folder)
+    if not counts["kept"]:
+        rejected = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
+        raise ValueError(f"out: {stage} has left nothing of {out}; rejected: {rejected or 'none, nothing came in'}")
     return folder

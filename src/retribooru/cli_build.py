@@ -115,6 +115,7 @@ def build(
             _report(out, "people", images or (people if people.is_dir() else people.parent), seed)
         else:
             _need(images=images, heads=heads)
+            _check_models(masks or "isnet", heads, model, endpoint_model, judge, judge_model, trust_remote_code)
             filter_(out, metadata, unwanted, clothing, rating, processes, ray)
             annotate(out, images, heads, masks or "isnet", batch_size, processes, ray)
             ask(out, images, model, endpoint_model, question, batch_size, trust_remote_code, processes, ray)
@@ -223,6 +224,18 @@ def write(
         _need(images=images)
         print(write_stage(out, images, embed_images, seed, out_of_domain, in_domain))
         print(f"report: {out / 'report' / 'README.md'}")
+
+
+def _check_models(masks, heads, model, endpoint_model, judge, judge_model, trust_remote_code) -> None:
+    """Raises ValueError at once for what would fail hours later."""
+    from retribooru.dataset_script.build.detectors import heads_named, masks_named
+    from retribooru.dataset_script.build.vqa import model_named
+
+    masks_named(masks)
+    heads_named(heads)
+    model_named(model, endpoint_model=endpoint_model, trust_remote_code=trust_remote_code)
+    if judge:
+        model_named(judge, endpoint_model=judge_model, trust_remote_code=trust_remote_code)
 
 
 def _report(out: Path, source: str, images: Path, seed: int) -> None:

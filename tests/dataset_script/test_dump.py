@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from datasets import load_dataset
 import build_dump
 import retribooru  # noqa: F401
 from retribooru.dataset_script.build import dump
-from retribooru.dataset_script.build.stage import Runner, count_stage, read_rejects
+from retribooru.dataset_script.build.detectors import heads_named, masks_named
+from retribooru.dataset_script.build.filter import FilterRules, filter_dump
+from retribooru.dataset_script.build.stage import Runner, count_stage, read_rejects, read_rows
 from retribooru.dataset_script.figures import SPLITS
 from retribooru.dataset_script.table import FiguresTable, shard_files
 
@@ -61,7 +64,11 @@ def test_every_record_is_in_the_table_or_rejected_once(source, built):
 
 
 def test_rows_are_what_the_stages_found(source, built):
-    by_id = {row["image_id"]: row for identity in build_dump.identities(0, 12) for row in build_dump.draw_rows(identity, 48, 0)}
+    by_id = {
+        row["image_id"]: row
+        for identity in build_dump.identities(0, 12)
+        for row in build_dump.draw_rows(identity, 48, 0)
+    }
     for row in rows_of(built):
         drawn = by_id[row["image_id"]]
         for name in ("character", "artist", "copyright", "head_box", "outfit_answer"):
@@ -117,7 +124,9 @@ def test_killed_at_random_moments(source, built, tmp_path):
     whole = time.monotonic() - began
     while kills < 20:
         command[4:] = ["2" if kills % 5 == 0 else "1"]  # the rows do not depend on it
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         try:
             process.wait(rng.uniform(0.3, 1.0) * whole)
         except subprocess.TimeoutExpired:
@@ -158,8 +167,13 @@ def test_command_on_real_figures(real_figures, tmp_path):
         (["--metadata", "a"], "out: got none"),
         (["--metadata", "a", "--out", "o"], "images: got none"),
         (["--metadata", "a", "--out", "o", "--images", "i"], "heads: got none"),
-        (["--metadata", "a", "--out", "o", "--images", "i", "--heads", "none"], "metadata: got a"),
-        (["--annotations", "a", "--out", "o", "--images", "i", "--masks", "m", "--heads", "none"], "heads: got none, wanted none"),
+        (["--metadata", "a", "--out", "o", "--images", "i", "--heads", "none", "--masks", "alpha"], "metadata: got a"),
+        (["--metadata", "a", "--out", "o", "--images", "i", "--heads", "noses"], "heads: got 'noses', wanted"),
+        (["--metadata", "a", "--out", "o", "--images", "i", "--heads", "none", "--model", "given:b"], "model: got b"),
+        (
+            ["--annotations", "a", "--out", "o", "--images", "i", "--masks", "m", "--heads", "none"],
+            "heads: got none, wanted none",
+        ),
         (["annotate", "--out", "o", "--images", ".", "--heads", "none"], "out: o has no filter yet"),
         (["write", "--out", "o", "--images", "."], "out: o has no outfits yet"),
         (["filter", "--out", "o", "--metadata", "a", "--processes", "0"], "processes: got 0, wanted at least 1"),
@@ -177,3 +191,49 @@ def test_bad_commands(options, message, tmp_path):
     finally:
         os.chdir(before)
     assert done.exit_code == 1 and f"error: {message}" in done.output
+
+
+def test_a_stage_that_leaves_nothing_ends_the_build(tmp_path):
+    """Garbage is counted, and no model is loaded for it."""
+    (tmp_path / "bad.jsonl").write_bytes(b'garbage\n[1]\n{"id": "../x", "rating": "s", "tags": []}\n\xff\xfe\n')
+    filter_dump([tmp_path / "bad.jsonl"], dump.stage_folder(tmp_path, "filter"), FilterRules.from_files(), Runner(1))
+    with pytest.raises(ValueError, match="out: filter has left nothing of .*; rejected: .*3 line"):
+        dump.annotate_stage(tmp_path, tmp_path, masks_named("alpha"), heads_named("none"), Runner(1))
+
+
+class Judge:
+    """Stands for a model: `judge_outfits` is what would ask it."""
+
+    def settings(self):
+        return ["judge"]
+
+
+def test_a_judge_splits_outfits(source, built, tmp_path, monkeypatch):
+    """Every group loses its first image to nobody, and is cut in two where four or more are left."""
+    out = tmp_path / "out"
+    shutil.copytree(built / "stages", out / "stages")
+    before = {row["image_id"]: row for row in read_rows(dump.stage_folder(out, "outfits")).to_pylist()}
+    asked = []
+
+    def judge_outfits(groups, *args):
+        asked.extend(groups)
+        pieces = [[group[:1], group[1:3], group[3:]] if len(group) > 4 else [group[:1], group[1:]] for group in groups]
+        return [piece for group in pieces for piece in group if piece]
+
+    monkeypatch.setattr(dump, "judge_outfits", judge_outfits)
+    counts = dump.outfits_stage(out, source[0] / "images", Runner(1), judge=Judge())
+    assert sorted(image_id for group in asked for image_id in group) == sorted(before)
+    rows = read_rows(dump.stage_folder(out, "outfits")).to_pylist()
+    firsts = {group[0] for group in asked}
+    assert firsts.isdisjoint(row["image_id"] for row in rows)
+    sizes = Counter()
+    for row in rows:
+        name, _, first = row["outfit"].rstrip(")").rpartition(" (")
+        assert name == before[row["image_id"]]["outfit"] and first in before
+        sizes[row["outfit"]] += 1
+    assert min(sizes.values()) >= 2 and len(sizes) > len(asked)
+    rejects = list(read_rejects(dump.stage_folder(out, "outfits")))
+    assert len(rows) + len(rejects) == count_stage(dump.stage_folder(out, "ask"))["kept"] == counts.total()
+    assert {line["image_id"] for line in rejects if line["reason"].endswith("by the judge")} >= firsts
+    dump.write_stage(out, source[0] / "images")
+    assert len(rows_of(out)) == len(rows)

@@ -357,7 +357,9 @@ def test_what_is_no_export_stays(tmp_path, what):
         (out / "data" / "train-00000-of-00001.parquet").write_bytes(b"mine")
     else:
         out.write_bytes(b"mine")
-    with pytest.raises(ValueError, match="out: got .*out, but .*out is there and no earlier export; wanted a new folder"):
+    with pytest.raises(
+        ValueError, match="out: got .*out, but .*out is there and no earlier export; wanted a new folder"
+    ):
         export_dataset(out, **SMALL)
     assert (
         (content(out) == {"data/train-00000-of-00001.parquet": b"mine"})
@@ -419,3 +421,10 @@ def test_what_stands_beside_an_export_stays(beside, data_dir, tmp_path):
 def test_ratings_are_a_list(data_dir, tmp_path):
     with pytest.raises(ValueError, match="ratings: got 'unknown', wanted a list"):
         export_dataset(tmp_path / "out", data_dir, ratings="unknown")
+
+
+def test_the_folder_one_stands_in(data_dir, tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is there and no earlier export"):
+        export_dataset(Path("."), data_dir, ratings=["unknown"])
