@@ -1,8 +1,8 @@
 """From a booru dump's metadata to the images that can be grouped by outfit: the paper's rules.
 
-Drop images with an unwanted tag; keep those with exactly one character, exactly one artist and at least one garment. What
-is unwanted and what is a garment stands in text files (`tags/`). A rejected record has its first reason, in this order:
-not readable, rating, unwanted tag, characters, artists, clothing, and an id that a row before it has.
+Drop images with an unwanted tag; keep those with exactly one character, exactly one artist and at least one garment.
+What is unwanted and what is a garment stands in text files (`tags/`). A rejected record has its first reason, in this
+order: not readable, rating, unwanted tag, characters, artists, clothing, and an id that a row before it has.
 """
 
 import functools
@@ -21,7 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .annotations import MAX_DEPTH, Reject, reject, shown
-from .metadata import CATEGORIES, Piece, metadata_parts, read_part, stored_line
+from .metadata import metadata_parts, read_part
+from .metadata_lines import stored_line
+from .metadata_records import CATEGORIES, Piece
 from .stage import FILTERED, REJECTS, Done, Runner, count_stage, part_files, rejects_table, run_stage, write_parquet
 
 TAGS = Path(__file__).with_name("tags")
@@ -283,8 +285,8 @@ def filter_dump(
 def drop_duplicates(folder: Path) -> None:
     """Moves the rows whose id a row before them has to the rejects.
 
-    Can be stopped anywhere and done again: first all of the rejects are written, into a file of their own, then the parts
-    that have such rows, one by one. The first row of an id never goes, so what is still there is found again.
+    Can be stopped anywhere and done again: first all of the rejects are written, into a file of their own, then the
+    parts that have such rows, one by one. The first row of an id never goes, so what is still there is found again.
     """
     paths = part_files(folder)
     ids = [pq.read_table(path, columns=["image_id"])["image_id"] for path in paths]

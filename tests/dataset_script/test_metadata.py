@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from retribooru.dataset_script.build import metadata
+from retribooru.dataset_script.build import metadata, metadata_columns, metadata_lines
 from retribooru.dataset_script.build.filter import FilterRules, FilterWork
-from retribooru.dataset_script.build.metadata import RECORDS, Piece, metadata_parts, read_part, stored_line
+from retribooru.dataset_script.build.metadata import metadata_parts, read_part
+from retribooru.dataset_script.build.metadata_lines import stored_line
+from retribooru.dataset_script.build.metadata_records import RECORDS, Piece
 from retribooru.dataset_script.build.stage import FILTERED, REJECTS
 
 KINDS = {"general": "0", "artist": "1", "copyright": "3", "character": "4", "meta": "5"}
@@ -266,8 +268,8 @@ def test_the_fast_way_is_taken(tmp_path, monkeypatch):
     lines = [json.dumps(form(number, **NAMES)) for form in (older, newer) for number in range(2000)]
     lines[77] = "garbage"
     seen = []
-    read_line = metadata._read_line
-    monkeypatch.setattr(metadata, "_read_line", lambda *args: seen.append(args) or read_line(*args))
+    read_line = metadata.read_line
+    monkeypatch.setattr(metadata, "read_line", lambda *args: seen.append(args) or read_line(*args))
     rows, rejects = read(write(tmp_path / "a.jsonl", lines))
     assert len(rows) == 3999
     assert len(rejects) == 1
@@ -298,7 +300,8 @@ def test_long_lines(tmp_path, monkeypatch):
     rows, rejects = read(path)
     assert [row["image_id"] for row in rows] == ["1", "2", "3"]
     assert len(rows[1]["general"]) == 10_000
-    monkeypatch.setattr(metadata, "MAX_LINE", 1_000_000)
+    for module in (metadata, metadata_columns, metadata_lines):
+        monkeypatch.setattr(module, "MAX_LINE", 1_000_000)
     for read_bytes in (1000, 999_999, 16 << 20):
         monkeypatch.setattr(metadata, "READ_BYTES", read_bytes)
         rows, rejects = read(path)
