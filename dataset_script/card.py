@@ -27,7 +27,8 @@ COLUMNS = {
     "image": "the figure",
     "mask": "255 where the figure is, of the image's size",
     "head_box": "[x_min, y_min, x_max, y_max] in pixels of the image (of the target, in the tasks), null where none is known",
-    "character, artist, outfit": "the identity: images that share all three show the same figure in the same clothes",
+    "character, artist, outfit": "the identity: images that share all three show the same figure in the same clothes; "
+    "where `outfit` is empty, nothing is known of these",
     "copyright": "the series that the character is from",
     "outfit_answer": "the answer to the question for the two main colours of the clothes",
     "tags, prompt": "as a booru has them; the prompt is text for a model",
