@@ -13,6 +13,7 @@ from .figures import SPLITS
 from .mini import TRUTH
 from .table import count_rows, stored_features
 
+UNKNOWN = "unknown"  # the rating of a row that has none
 CARDS = Path(__file__).parent / "cards"
 
 TASKS = {

@@ -16,7 +16,7 @@ from datasets import DatasetInfo, Features
 from huggingface_hub import HfApi
 from tqdm import tqdm
 
-from .card import dataset_card, dataset_info
+from .card import UNKNOWN, dataset_card, dataset_info
 from .figures import FIGURES_WITHOUT_PIXELS, SPLITS, TASK_LABELS, TASK_ROWS
 from .files import replace_folder, replacing, replacing_folder
 from .mini import CHARACTERS, SIZE, mini_edition
@@ -33,7 +33,6 @@ from .table import (
 from .tasks import POOLS, task_rows
 
 CONFIGS = ("figures", *RECIPES)
-UNKNOWN = "unknown"  # the rating of a row that has none
 MARK = ".retribooru-export"  # a digest of what a folder is made from; it also tells an export from other folders
 
 

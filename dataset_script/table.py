@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 from datasets.table import table_cast
 
-from .figures import FIGURES, LABELS, IdentityIndex, identity_of
+from .figures import FIGURES, LABELS, SPLITS, IdentityIndex, identity_of
 
 # A shard ends at the first identity beyond one of these. Small tables are cut into about SHARDS all the same, so that
 # there is something to share out among processes and workers.
@@ -46,6 +46,11 @@ PARQUET = {
 def shard_files(data_dir: str | os.PathLike, split: str) -> list[str]:
     """The Parquet files of a split of the table in `data_dir`."""
     return sorted(map(str, (Path(data_dir) / "data").glob(f"{split}-*.parquet")))
+
+
+def table_files(data_dir: str | os.PathLike) -> list[str]:
+    """The Parquet files of the whole table in `data_dir`, split by split."""
+    return [file for split in SPLITS for file in shard_files(data_dir, split)]
 
 
 def write_shards(split: str, rows: Iterable[dict], folder: Path, features: Features, total: int) -> int:
@@ -169,8 +174,8 @@ class FiguresTable:
         return self.features.arrow_schema
 
     @functools.cached_property
-    def _has(self) -> dict[str, bool]:
-        return {"image": has_pixels(self.files), "mask": True}
+    def _has_pixels(self) -> bool:
+        return has_pixels(self.files)
 
     @functools.cached_property
     def index(self) -> IdentityIndex:
@@ -228,7 +233,7 @@ class FiguresTable:
                 paths = pa.array([os.path.join(self.images, plain_file(each)) for each in names], pa.string())
                 column = pa.StructArray.from_arrays([pa.nulls(len(table), pa.binary()), paths], ["bytes", "path"])
                 table = table.set_column(table.schema.get_field_index(name), name, column)
-            elif self._has[name]:
+            elif name == "mask" or self._has_pixels:
                 holes = pc.is_null(pc.struct_field(column, "bytes"))
                 if pc.any(holes).as_py():
                     image_id = table["image_id"][pc.index(holes, True).as_py()]

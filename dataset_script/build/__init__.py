@@ -10,7 +10,7 @@ from tqdm import tqdm
 from ..figures import FIGURES, LABELS, SPLITS, IdentityIndex, identity_of, split_of
 from ..files import replacing_folder, write_lines
 from ..table import read_columns, shard_files, write_shards
-from .annotations import Reject, name_outfits, read_annotations, reject
+from .annotations import Reject, count_reasons, name_outfits, read_annotations, reject
 from .pixels import add_pixels
 
 
@@ -100,7 +100,7 @@ def build_figures(
             write_shards(split, rows, folder, FIGURES, len(members))
         write_lines(out / "rejects.jsonl", rejects)
 
-    return summary(out, Counter(line["reason"].split(":")[0] for line in rejects), loose_links)
+    return summary(out, count_reasons(rejects), loose_links)
 
 
 def summary(out: Path, rejects: Mapping[str, int], loose_links: int = 0) -> BuildReport:

@@ -4,7 +4,8 @@ import json
 import re
 import reprlib
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 # An id becomes a file name: nothing that could leave the folder, and no longer than a file system takes with a suffix.
@@ -71,6 +72,11 @@ def reject(entry: object, reason: Exception) -> dict:
     elif len(text := json.dumps(entry, ensure_ascii=False)) > MAX_REJECTED_RECORD:
         entry = text[:MAX_REJECTED_RECORD]
     return _strict({"image_id": image_id, "reason": " ".join(str(reason).split()), "record": entry})
+
+
+def count_reasons(rejects: Iterable[dict]) -> Counter:
+    """How many of what `reject` returns there are for each field at fault: what stands before the reason's colon."""
+    return Counter(line["reason"].split(":")[0] for line in rejects)
 
 
 def shown(value: object) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from . import pixels
 from .annotations import Reject
@@ -220,10 +220,9 @@ def _or_reject(find, *arguments):
 
 def _alpha(picture: Picture) -> Image.Image:
     name = f"mask: {picture.file.name}"
-    image = ImageOps.exif_transpose(pixels.open_still(picture.file.read_bytes(), name))
-    if not (image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info):
+    alpha = pixels.read_alpha(picture.file, "mask")
+    if alpha is None:
         raise Reject(f"{name} has no alpha channel, wanted one that shows where the figure is")
-    alpha = image.convert("RGBA").getchannel("A")
     if alpha.getextrema()[0] == 255:
         raise Reject(f"{name} is opaque everywhere, wanted an alpha channel that shows where the figure is")
     return alpha

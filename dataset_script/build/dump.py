@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..figures import SPLITS
 from ..files import write_lines
-from ..table import count_rows, shard_files
+from ..table import count_rows, table_files
 from . import BuildReport, summary
 from .annotate import annotate, settings_of
 from .annotations import Reject, reject
@@ -23,7 +22,18 @@ from .finish import REJECTS, finish
 from .judge import judge_outfits
 from .outfits import cluster, group_sizes
 from .report_counts import StageCount
-from .stage import OUTFITS, Done, Runner, begin, count_stage, read_rejects, read_rows, rejects_table, write_part
+from .stage import (
+    OUTFITS,
+    Done,
+    Runner,
+    begin,
+    count_stage,
+    part_files,
+    read_rejects,
+    read_rows,
+    rejects_table,
+    write_part,
+)
 from .vqa import ModelSpec
 from .write import aligned, write_figures
 
@@ -113,14 +123,15 @@ def write_stage(
     outfits = read_rows(_done(out, "outfits"))
     folders = (stage_folder(out, stage) for stage in ("filter", "annotate"))
     changed = write_figures(out, *folders, outfits, images, embed_images, seed, out_of_domain, in_domain)
-    written = sum(count_rows(shard_files(out, split)) for split in SPLITS)
-    stages = [*stage_counts(out), StageCount("write", written, {"image": len(changed)} if changed else {})]
-    rejects = [count for stage in stages for count in stage.rejected.items()]
+    stages = [
+        *stage_counts(out),
+        StageCount("write", count_rows(table_files(out)), {"image": len(changed)} if changed else {}),
+    ]
     write_lines(out / REJECTS, ({**line, "record": None} for line in _rejected(out, changed)))
     finish(
         out, stages, images, seed, f"`retribooru build --metadata` made it of {stages[0].total:,} records of a dump."
     )
-    return summary(out, sum((Counter({reason: count}) for reason, count in rejects), Counter()))
+    return summary(out, sum((Counter(stage.rejected) for stage in stages), Counter()))
 
 
 def stage_counts(out: Path) -> list[StageCount]:
@@ -145,8 +156,7 @@ def _done(out: Path, stage: str) -> Path:
     folder = stage_folder(out, stage)
     if not folder.is_dir():
         raise FileNotFoundError(f"out: {out} has no {stage} yet, wanted `retribooru build {stage}` before this")
-    counts = count_stage(folder)
-    if not counts["kept"]:
-        rejected = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
+    if not count_rows(part_files(folder)):
+        rejected = ", ".join(f"{count:,} {reason}" for reason, count in count_stage(folder).items() if count)
         raise ValueError(f"out: {stage} has left nothing of {out}; rejected: {rejected or 'none, nothing came in'}")
     return folder

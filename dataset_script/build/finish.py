@@ -1,14 +1,13 @@
 """What stands beside a figures table: the dataset card and the report."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..card import dataset_card, dataset_info
-from ..figures import SPLITS
+from ..card import UNKNOWN, dataset_card, dataset_info
 from ..files import replacing
-from ..table import count_rows, has_pixels, read_columns, shard_files
+from ..table import count_rows, has_pixels, read_columns, table_files
+from .annotations import count_reasons
 from .report import write_report
 from .report_counts import StageCount
 
@@ -22,17 +21,16 @@ def finish_edition(out: Path, source: str, images: Path, seed: int) -> Path:
         source: what it was built from: annotations or people.
         images, seed: see `write_report`.
     """
-    files = [file for split in SPLITS for file in shard_files(out, split)]
     with (out / REJECTS).open(encoding="utf-8") as lines:
-        rejected = Counter(json.loads(line)["reason"].split(":")[0] for line in lines)
-    stages = [StageCount(source, count_rows(files), rejected)]
+        rejected = count_reasons(map(json.loads, lines))
+    stages = [StageCount(source, count_rows(table_files(out)), rejected)]
     return finish(out, stages, images, seed, f"`retribooru build --{source}` made it of {stages[0].total:,} records.")
 
 
 def finish(out: Path, stages: Sequence[StageCount], images: Path, seed: int, provenance: str) -> Path:
     """Writes out/README.md, with which load_dataset(out) reads the figures without our code, and out/report/."""
-    files = [file for split in SPLITS for file in shard_files(out, split)]
-    ratings = sorted({rating or "unknown" for rating in read_columns(files, ["rating"])["rating"].to_pylist()})
+    files = table_files(out)
+    ratings = sorted({rating or UNKNOWN for rating in read_columns(files, ["rating"])["rating"].to_pylist()})
     infos, folders = {"figures": dataset_info(out / "data")}, {"figures": "data"}
     with replacing(out / "README.md") as partial:
         card = dataset_card(infos, folders, False, has_pixels(files), None, tuple(ratings), provenance)

@@ -10,21 +10,20 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
-from ..figures import FIGURES, SPLITS, identity_of, split_of
+from ..figures import FIGURES, SPLITS, split_of
 from ..files import encode_image, replacing_folder, write_lines
 from ..table import PLAIN_FILE, write_shards
-from . import BuildReport
-from .annotations import MAX_ID, PLAIN_NAME, SURROGATE, Reject, reject, shown
-from .pixels import MIN_MASK_PEAK, open_still, read_image
+from . import BuildReport, summary
+from .annotations import MAX_ID, PLAIN_NAME, SURROGATE, Reject, count_reasons, reject, shown
+from .pixels import MIN_MASK_PEAK, read_alpha, read_image
 
 COLUMNS = ("identity", "path", "artist", "prompt", "rating", "copyright")  # of a CSV; the first two are needed
 NOT_PLAIN = re.compile("[^A-Za-z0-9_.-]+")
@@ -64,31 +63,16 @@ def build_people(
         by_split[split_of(person.character, person.image_id, seed, out_of_domain, in_domain)].append(person)
 
     out, folder = Path(out), _images_folder(Path(source), images)
-    counts, sizes, characters = {}, Counter(), {split: set() for split in SPLITS}
-
-    def counted(rows: Iterable[dict], names: set[str]) -> Iterator[dict]:
-        for row in rows:
-            sizes[identity_of(row)] += 1
-            names.add(row["character"])
-            yield row
-
     with replacing_folder(out / "data") as data:
+        written = 0
         for split, members in by_split.items():
             rows = people_rows(tqdm(members, desc=f"writing {split}", unit="image"), folder, rejects)
-            counts[split] = write_shards(split, counted(rows, characters[split]), data, FIGURES, len(members))
-        if not sizes:
+            written += write_shards(split, rows, data, FIGURES, len(members))
+        if not written:
             first = f"; the first: {rejects[0]['reason']}" if rejects else ""
             raise ValueError(f"people: none of the {len(rejects)} pictures of {source} can be used{first}")
         write_lines(out / "rejects.jsonl", rejects)
-    return BuildReport(
-        figures=counts,
-        characters={split: len(names) for split, names in characters.items()},
-        identities=len(sizes),
-        alone=sum(size == 1 for size in sizes.values()),
-        loose_links=0,
-        rejects=dict(Counter(line["reason"].split(":")[0] for line in rejects)),
-        out=out,
-    )
+    return summary(out, count_reasons(rejects))
 
 
 def read_people(source: Path, images: Path | None = None) -> tuple[list[Person], list[dict]]:
@@ -198,10 +182,9 @@ def full_mask(size: tuple[int, int]) -> bytes:
 
 
 def _alpha_mask(file: Path, size: tuple[int, int]) -> bytes:
-    image = ImageOps.exif_transpose(open_still(file.read_bytes(), f"image: {file.name}"))
-    if "A" not in image.getbands() and "transparency" not in image.info:
+    alpha = read_alpha(file, "image")
+    if alpha is None:
         return full_mask(size)
-    alpha = image.convert("RGBA").getchannel("A")
     if alpha.getextrema()[1] < MIN_MASK_PEAK:
         raise Reject(f"image: {file.name} is transparent, wanted an alpha channel of 255 where the figure is")
     return encode_image(alpha)

@@ -66,6 +66,14 @@ def read_mask(file: Path) -> tuple[Image.Image, dict]:
     return _read(file, "mask", "L", "black")
 
 
+def read_alpha(file: Path, what: str) -> Image.Image | None:
+    """The alpha channel of an image that `read_image` has taken, upright L; None where it has none."""
+    image = ImageOps.exif_transpose(open_still(file.read_bytes(), f"{what}: {file.name}"))
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return None
+    return image.convert("RGBA").getchannel("A")
+
+
 def as_meant(image: Image.Image, ground: str) -> Image.Image:
     """`image` itself where `convert("RGB")` or `convert("L")` shows it as it is meant; otherwise a picture that is.
 

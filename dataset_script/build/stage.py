@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..files import replacing
+from ..table import count_rows
 
 # What the stages hand on, a row per image that is still in.
 FILTERED = pa.schema(
@@ -131,7 +132,7 @@ def read_rejects(folder: Path) -> Iterator[dict]:
 
 def count_stage(folder: Path) -> Counter:
     """{"kept": rows, reason's field: rejects, ...} of a stage; the field is what stands before the reason's colon."""
-    counts = Counter(kept=sum(pq.read_metadata(path).num_rows for path in part_files(folder)))
+    counts = Counter(kept=count_rows(part_files(folder)))
     for path in folder.glob("*.rejects.parquet"):
         reasons = pc.value_counts(pq.read_table(path, columns=["reason"])["reason"])
         for reason in reasons.to_pylist():
