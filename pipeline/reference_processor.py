@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 PADDING = (255, 255, 255)
+INSIDE = 128  # a mask of 0..255 says "figure" from here on
 
 
 class ReferenceProcessor:
@@ -23,23 +24,29 @@ class ReferenceProcessor:
 
     def __call__(
         self, images: Sequence[Image.Image], masks: Sequence[Image.Image | None] | None = None
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             images: N images.
-            masks: N masks (above 0 where the figure is, of the image's size) or Nones; where there is one, the
-                background is removed.
+            masks: N masks (255 where the figure is, of the image's size) or Nones; where there is one, the background
+                is removed.
 
         Returns:
-            (N, 3, size, size) float32 in [-1, 1].
+            pixels (N, 3, size, size) float32 in [-1, 1], and content (N, 1, size, size) bool: True inside the figure
+            where a mask says so, else inside the image; False on the padding.
         """
-        squares = []
+        pixels, content = [], []
         for image, mask in zip(images, masks or [None] * len(images), strict=True):
             image = image.convert("RGB")
-            if mask is not None:
+            if mask is None:
+                mask = Image.new("L", image.size, 255)
+            else:
+                mask = mask.convert("L")
                 image = remove_background(image, mask, self.padding)
-            squares.append(to_tensor(pad_to_square(image, self.padding).resize((self.size, self.size), Image.BICUBIC)))
-        return torch.stack(squares)
+            size = (self.size, self.size)
+            pixels.append(to_tensor(pad_to_square(image, self.padding).resize(size, Image.BICUBIC)))
+            content.append(square_content(mask, self.size))
+        return torch.stack(pixels), torch.stack(content)
 
 
 def remove_background(image: Image.Image, mask: Image.Image, color: tuple[int, int, int]) -> Image.Image:
@@ -55,6 +62,12 @@ def pad_to_square(image: Image.Image, color: tuple[int, int, int] | int) -> Imag
     square = Image.new(image.mode, (side, side), color)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
+
+
+def square_content(mask: Image.Image, size: int) -> torch.Tensor:
+    """A mask (255: inside) as `pad_to_square` and resizing leave it: (1, size, size) bool, False on the padding."""
+    square = pad_to_square(mask.convert("L"), 0).resize((size, size), Image.BOX)
+    return torch.from_numpy(np.asarray(square) >= INSIDE)[None]
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

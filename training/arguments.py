@@ -9,6 +9,7 @@ from diffusers.optimization import SchedulerType
 from transformers import HfArgumentParser
 
 from retribooru.dataset_script.references import TRAINABLE
+from retribooru.pipeline.retrieval_unet import REFERENCE_TIMESTEPS, RETRIEVAL_QUERIES
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -83,6 +84,9 @@ class TrainArguments(OptimizationArguments):
     lock_decoder: bool = field(default=False, metadata={"help": "Keep the decoder frozen (lockDecoder)."})
     lock_encoder: bool = field(default=False, metadata={"help": "Keep the retrieval encoder frozen (both: lockBoth)."})
     retrieval_query: str = field(default="decoder", metadata={"help": "decoder, or encoder for the authors' figure."})
+    reference_timestep: str = field(
+        default="zero", metadata={"help": "zero, or denoising: references are read anew at every step."}
+    )
     retrieval_lr_multiplier: float = field(default=1.0, metadata={"help": "Of the learning rate, for the new layers."})
     head_loss_weight: float = field(default=0.5, metadata={"help": "Of the head term. Not published; ours."})
     inverse_snr_weighting: bool = field(default=False, metadata={"help": "Weigh the loss by clamp(1/SNR, 0.2, 6)."})
@@ -108,6 +112,8 @@ class TrainArguments(OptimizationArguments):
             _check(name, 0 <= getattr(self, name) <= 1, getattr(self, name), "a share between 0 and 1")
         for name in ("noise_draws", "checkpointing_steps", "validation_steps", "validation_targets"):
             _check(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        for name, choices in (("retrieval_query", RETRIEVAL_QUERIES), ("reference_timestep", REFERENCE_TIMESTEPS)):
+            _check(name, getattr(self, name) in choices, getattr(self, name), f"one of {', '.join(choices)}")
         for name in ("lock_decoder", "lock_encoder"):
             _check(name, not (self.train_base and getattr(self, name)), True, "none of the locks with train_base")
 

@@ -20,14 +20,17 @@ from retribooru.dataset_script.references import (
     row_rng,
 )
 from retribooru.dataset_script.table import shard_files
-from retribooru.pipeline.reference_processor import pad_to_square, remove_background, to_tensor
+from retribooru.pipeline.reference_processor import pad_to_square, remove_background, square_content, to_tensor
 
 from .augment import NO_AUGMENTATION, Augmentation, augment
 
 
 @dataclass
 class Batch:
-    """What the model reads: (B, c, h, w), masks (B, 1, h, w), text (B, T, D), (B, N, c, h, w), (B, N, T, D)."""
+    """What the model reads: (B, c, h, w), masks (B, 1, h, w), text (B, T, D), (B, N, c, h, w), (B, N, T, D).
+
+    `content` is (B, N, 1, H, W), bool: where a reference shows something; its other tokens are not retrieved from.
+    """
 
     latents: torch.Tensor
     content_mask: torch.Tensor
@@ -35,6 +38,7 @@ class Batch:
     text: torch.Tensor
     references: torch.Tensor
     concepts: torch.Tensor
+    content: torch.Tensor
 
 
 def load_figures(data_dir: str | None, split: str, images: str | None = None) -> datasets.Dataset:
@@ -108,7 +112,8 @@ class TrainingFigures(Dataset):
         """
         Returns, for R = resolution and N references:
             pixel_values (3, R, R) in [-1, 1], content_mask and head_mask (1, R, R) in {0, 1}, prompt (str),
-            reference_pixel_values (N, 3, R, R) in [-1, 1], reference_concepts (N,) positions in `CONCEPTS`,
+            reference_pixel_values (N, 3, R, R) in [-1, 1], reference_content (N, 1, R, R) bool: the image, and where its
+            background is removed the figure; reference_concepts (N,) positions in `CONCEPTS`,
             character (str), image_id (str).
         """
         epoch, number = key
@@ -128,7 +133,8 @@ class TrainingFigures(Dataset):
         return {
             **example,
             "reference_pixel_values": torch.stack([pixels for pixels, _ in references]),
-            "reference_concepts": torch.tensor([concept for _, concept in references]),
+            "reference_content": torch.stack([content for _, content in references]),
+            "reference_concepts": torch.tensor([CONCEPTS.index(concept) for _, concept in drawn]),
         }
 
     def _target(self, row: dict, rng: Random) -> dict[str, torch.Tensor]:
@@ -145,16 +151,20 @@ class TrainingFigures(Dataset):
             "head_mask": self._square_mask(head),
         }
 
-    def _reference(self, image_id: str, concept: str, rng: Random) -> tuple[torch.Tensor, int]:
+    def _reference(self, image_id: str, concept: str, rng: Random) -> tuple[torch.Tensor, torch.Tensor]:
         row = self.figures[self.index.positions[image_id]]
         color = random_color(rng)
         image, mask = crop_concept(
             concept, row["image"].convert("RGB"), row["mask"].convert("L"), row["head_box"], color
         )
         image, mask, _ = augment(image, mask, None, self.augmentation, rng)
+        content = square_content(Image.new("L", image.size, 255), self.resolution)
         if rng.random() < self.background_removal:
             image = remove_background(image, mask, color)
-        return self._square(image, color), CONCEPTS.index(concept)
+            figure = square_content(mask, self.resolution)
+            # A crop may have left nothing of the figure: then the painted image is all there is to read.
+            content = figure if figure.any() else content
+        return self._square(image, color), content
 
     def _square(self, image: Image.Image, color: tuple[int, int, int]) -> torch.Tensor:
         return to_tensor(pad_to_square(image, color).resize((self.resolution, self.resolution), Image.BICUBIC))

@@ -26,7 +26,8 @@ def held_out_losses(model: nn.Module, scheduler, batch: Batch, others: list[int]
     noisy = scheduler.add_noise(batch.latents, noise, timesteps)
 
     def loss(order) -> float:
-        prediction = model(noisy, timesteps, batch.text, batch.references[order], batch.concepts[order])
+        prediction = model(noisy, timesteps, batch.text, batch.references[order], batch.concepts[order],
+                           batch.content[order])  # fmt: skip
         terms = objective.noise_prediction_loss(prediction, noise, batch.content_mask, batch.head_mask, 0.0)
         return terms["loss"].item()
 

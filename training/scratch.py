@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from retribooru.pipeline.retrieval_encoder import CONCEPT_TEXTS
+from retribooru.pipeline.retrieval_unet import CONCEPT_TEXTS
 
 
 def small_vae(block_out_channels: list[int], latent_channels: int, resolution: int) -> AutoencoderKL:

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from retribooru.dataset_script.concepts import CONCEPTS
-from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline, concatenate_references
+from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
+from retribooru.pipeline.retrieved_features import cells_with_content
 
 from . import objective
 from .arguments import TrainArguments, parse
@@ -65,17 +66,28 @@ class Model(nn.Module):
         else:
             self.retrieval_encoder = pipeline.retrieval_encoder
 
-    def forward(self, noisy, timesteps, text, references=None, concepts=None, scale=1.0):
+    def forward(self, noisy, timesteps, text, references=None, concepts=None, content=None, scale=1.0):
         """Predicts the noise in `noisy` (B, c, h, w); `text` are token ids (B, T) where the text encoder is trained.
 
-        There may be a whole multiple of items to one item's references (B / k, N, c, h, w): k in a row share them.
+        There may be a whole multiple of items to one item's references (B / k, N, c, h, w), whose content is
+        (B / k, N, 1, H, W): k in a row share them.
         """
         if references is None:
             return self.unet(noisy, timesteps, self.text_encoder(text)[0]).sample
-        features = self.retrieval_encoder(references.flatten(0, 1), concepts.flatten(0, 1)).features
-        tokens = concatenate_references(features, batch_size=len(references))
-        tokens = tuple(repeat(level, len(noisy) // len(references)) for level in tokens)
-        return self.unet(noisy, timesteps, text, reference_tokens=tokens, retrieval_scale=scale).sample
+        if self.retrieval_encoder.config.reference_timestep == "denoising":  # what is read depends on the noise level
+            references, concepts, content = (
+                repeat(part, len(noisy) // len(references)) for part in (references, concepts, content)
+            )
+        items, count = references.shape[:2]
+        read_at = timesteps.repeat_interleave(count) if items == len(noisy) else None
+        features = self.retrieval_encoder(references.flatten(0, 1), concepts.flatten(0, 1), read_at).features
+        tokens, biases = [], []
+        for level in features:  # (items * N, C, h, w)
+            tokens.append(level.flatten(2).transpose(1, 2).unflatten(0, (items, count)).flatten(1, 2))
+            kept = cells_with_content(content.flatten(0, 1), level.shape[-2:]).unflatten(0, (items, count)).flatten(1)
+            biases.append(torch.zeros_like(kept, dtype=level.dtype).masked_fill(~kept, -torch.inf))
+        retrieved = self.unet.project_references(tokens, biases)
+        return self.unet(noisy, timesteps, text, retrieved, scale).sample
 
 
 @torch.no_grad()
@@ -99,6 +111,7 @@ def encode_batch(pipeline: DiffusionPipeline, examples: dict, concept_table: tor
         head_mask=objective.to_latent_size(examples["head_mask"].to(device), size),
         text=tokens if train_base else pipeline.text_encoder(tokens)[0],
         references=None if train_base else encode(references.flatten(0, 1)).unflatten(0, references.shape[:2]),
+        content=None if train_base else examples["reference_content"].to(device),
         concepts=None if train_base else concept_table[examples["reference_concepts"].to(device)],
     )
 
@@ -124,7 +137,7 @@ def training_loss(
     ).to(device)
     keep = (torch.rand(count, generator=generator) >= args.proportion_empty_references).float().to(device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
-    prediction = model(noisy, timesteps, text, batch.references, batch.concepts, keep)
+    prediction = model(noisy, timesteps, text, batch.references, batch.concepts, batch.content, keep)
     weights = None
     if args.inverse_snr_weighting:
         weights = objective.inverse_snr_weights(scheduler.alphas_cumprod.to(device), timesteps)
@@ -142,9 +155,11 @@ def load_pipeline(args: TrainArguments) -> DiffusionPipeline:
     index = DiffusionPipeline.load_config(name)
     if args.train_base:
         return StableDiffusionPipeline.from_pretrained(name)
-    if index["_class_name"] == RetriBooruPipeline.__name__:
+    if RetriBooruPipeline.__name__ in index["_class_name"]:
         return RetriBooruPipeline.from_pretrained(name)
-    return RetriBooruPipeline.from_stable_diffusion(name, retrieval_query=args.retrieval_query)
+    return RetriBooruPipeline.from_stable_diffusion(
+        name, retrieval_query=args.retrieval_query, reference_timestep=args.reference_timestep
+    )
 
 
 def parameter_groups(pipeline: DiffusionPipeline, modules: list[nn.Module], args: TrainArguments) -> list[dict]:

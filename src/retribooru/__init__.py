@@ -14,7 +14,8 @@ __version__ = "0.1.0"
 _LAZY = {
     "RetriBooruPipeline": "retribooru.pipeline.pipeline_retribooru",
     "RetrievalUNet2DConditionModel": "retribooru.pipeline.retrieval_unet",
-    "RetrievalEncoder": "retribooru.pipeline.retrieval_encoder",
+    "RetrievalEncoder": "retribooru.pipeline.retrieval_unet",
+    "RetrievedFeatures": "retribooru.pipeline.retrieved_features",
     "ReferenceProcessor": "retribooru.pipeline.reference_processor",
 }
 __all__ = ["__version__", *_LAZY]

@@ -5,7 +5,6 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from retribooru import RetrievalEncoder, RetrievalUNet2DConditionModel
-from retribooru.pipeline.pipeline_retribooru import concatenate_references
 
 CONFIG = {
     "sample_size": 8,
@@ -19,6 +18,12 @@ CONFIG = {
 }
 # The shape of Stable Diffusion 2.1: heads by level, linear projections. Its kinds of blocks are CONFIG's.
 SD2 = {**CONFIG, "attention_head_dim": (2, 4, 4), "use_linear_projection": True}
+
+
+def keys_values(model, features, items=2):
+    """Of all tokens of every item's references."""
+    tokens = [level.flatten(2).transpose(1, 2).reshape(items, -1, level.shape[1]) for level in features]
+    return model.project_references(tokens)
 
 
 @pytest.fixture(params=[CONFIG, SD2], ids=["sd1", "sd2"])
@@ -43,9 +48,8 @@ def test_fresh_model_equals_the_plain_unet_to_the_bit(unet, query):
     noisy, text, references, concepts = inputs()
     model = RetrievalUNet2DConditionModel.from_unet(unet, retrieval_query=query)
     features = RetrievalEncoder.from_unet(unet)(references, concepts).features
-    tokens = concatenate_references(features, batch_size=2)
     expected = unet(noisy, 500, text).sample
-    assert torch.equal(model(noisy, 500, text, tokens).sample, expected)
+    assert torch.equal(model(noisy, 500, text, keys_values(model, features)).sample, expected)
     assert torch.equal(model(noisy, 500, text).sample, expected)
     with_weights = [layer.zero_conv for layer in model.retrieval_layers]
     assert not any(parameter.any() for conv in with_weights for parameter in conv.parameters())
@@ -71,8 +75,9 @@ def test_retrieval_layers_begin_as_the_decoders_self_attention(unet):
     model = RetrievalUNet2DConditionModel.from_unet(unet)
     layer, block = model.retrieval_layers[2], model.up_blocks[2]
     own = block.attentions[-1].transformer_blocks[0].attn1
-    assert torch.equal(layer.attention.to_k.weight, own.to_k.weight)
-    assert torch.equal(layer.attention.to_v.weight, own.to_v.weight)
+    assert torch.equal(layer.to_k.weight, own.to_k.weight)
+    assert torch.equal(layer.to_v.weight, own.to_v.weight)
+    assert torch.equal(layer.to_out.weight, own.to_out[0].weight)
 
 
 @torch.no_grad()
@@ -108,8 +113,7 @@ def test_save_load_equal(unet, tmp_path):
     assert encoder2.config.concept_texts == {"face": "a face"} and model2.config.retrieval_query == "encoder"
     results = []
     for e, m in ((encoder, model), (encoder2, model2)):
-        tokens = concatenate_references(e(references, concepts).features, batch_size=2)
-        results.append(m(noisy, 500, text, tokens).sample)
+        results.append(m(noisy, 500, text, keys_values(m, e(references, concepts).features)).sample)
     assert torch.equal(*results)
 
 
@@ -119,17 +123,11 @@ def test_retrieval_scale_for_each_item(unet):
     model = RetrievalUNet2DConditionModel.from_unet(unet)
     for layer in model.retrieval_layers:
         torch.nn.init.normal_(layer.zero_conv.weight)
-    tokens = concatenate_references(RetrievalEncoder.from_unet(unet)(references, concepts).features, batch_size=2)
+    tokens = keys_values(model, RetrievalEncoder.from_unet(unet)(references, concepts).features)
     mixed = model(noisy, 500, text, tokens, retrieval_scale=torch.tensor([0.0, 1.0])).sample
     full, none = model(noisy, 500, text, tokens).sample, model(noisy, 500, text).sample
     torch.testing.assert_close(mixed, torch.stack([none[0], full[1]]))
     assert not torch.allclose(full[0], none[0])
-
-
-def test_each_item_retrieves_from_its_own_references():
-    features = (torch.arange(2 * 3 * 4.0).view(6, 1, 2, 2),)  # two items, three references each
-    (tokens,) = concatenate_references(features, batch_size=2)
-    assert tokens.flatten(1).tolist() == [list(range(12)), list(range(12, 24))]
 
 
 def test_unknown_query():

@@ -30,10 +30,12 @@ def test_background_removed_and_figure_kept():
 
 def test_tensor():
     images = [Image.new("RGB", (10, 20), "black"), Image.new("L", (8, 8), 255)]
-    pixels = ReferenceProcessor(16)(images)
+    pixels, content = ReferenceProcessor(16)(images)
     assert pixels.shape == (2, 3, 16, 16) and pixels.dtype == torch.float32
     assert pixels[0, :, 8, 8].tolist() == [-1, -1, -1] and pixels[0, :, 8, 0].tolist() == [1, 1, 1]  # padded white
     assert (pixels[1] == 1).all()
+    assert content.shape == (2, 1, 16, 16) and content.dtype == torch.bool
+    assert content[0, 0, :, 4:12].all() and content[0].sum() == 16 * 8 and content[1].all()  # not on the padding
 
 
 def test_mask_of_another_size():
