@@ -1,16 +1,18 @@
 """Which predictions a step asks the U-Net for, and what is made of them. Pure functions.
 
-A prediction e(text, references) sees the prompt (or the negative prompt) and the references (or none). With both guidances,
+A prediction e(text, references) sees the prompt P (or the negative prompt, -) and the references R (or none, -). Guided:
 
     e(-, -) + reference_guidance_scale * (e(-, R) - e(-, -)) + guidance_scale * (e(P, R) - e(-, R))
 
-and a prediction whose factors cancel is not asked for:
+A prediction whose factors cancel is not asked for, and one without references computes no retrieval:
 
-    reference_guidance_scale = 1                e(-, R), e(P, R)   references everywhere, as ControlNet's default
-    reference_guidance_scale = guidance_scale   e(-, -), e(P, R)   both guided as one, as IP-Adapter's; the cheapest
-    otherwise                                   all three
-    no guidance on the text                     e(P, R); with reference guidance e(P, -), e(P, R)
-    no references                               e(-, -), e(P, -)   plain Stable Diffusion
+    reference_guidance_scale   predictions
+    as guidance_scale          e(-, -), e(P, R)            guided as one, as in IP-Adapter: the default, the cheapest
+    1                          e(-, R), e(P, R)            references everywhere, as in ControlNet
+    another                    e(-, -), e(-, R), e(P, R)
+
+    Without guidance on the text: e(P, R), and for a reference_guidance_scale other than 1 first e(P, -).
+    Without references: e(-, -), e(P, -), as plain Stable Diffusion.
 """
 
 import math
@@ -28,27 +30,27 @@ class Branch(NamedTuple):
 
 
 def guidance_branches(
-    guidance_scale: float | None, reference_guidance_scale: float, retrieving: bool
+    guidance_scale: float | None, reference_guidance_scale: float | None, retrieving: bool
 ) -> tuple[list[Branch], list[float]]:
     """The predictions of a step, those without references first, and the factor of each difference to the one before.
 
     Args:
         guidance_scale: on the text; None: no guidance on it.
-        reference_guidance_scale: on the references; 1 is none.
+        reference_guidance_scale: on the references; 1 is none. None: as guidance_scale.
         retrieving: whether there is anything to retrieve in this step.
     """
     if guidance_scale is None:
         if not retrieving:
             return [Branch(True, False)], []
-        if reference_guidance_scale == 1:
+        if reference_guidance_scale in (None, 1):
             return [Branch(True, True)], []
         return [Branch(True, False), Branch(True, True)], [reference_guidance_scale]
     if not retrieving:
         return [Branch(False, False), Branch(True, False)], [guidance_scale]
+    if reference_guidance_scale in (None, guidance_scale):
+        return [Branch(False, False), Branch(True, True)], [guidance_scale]
     if reference_guidance_scale == 1:
         return [Branch(False, True), Branch(True, True)], [guidance_scale]
-    if reference_guidance_scale == guidance_scale:
-        return [Branch(False, False), Branch(True, True)], [guidance_scale]
     return [Branch(False, False), Branch(False, True), Branch(True, True)], [reference_guidance_scale, guidance_scale]
 
 

@@ -112,7 +112,7 @@ class RetriBooruPipeline(RetrievalPipelineMixin, StableDiffusionPipeline):
         timesteps: list[int] | None = None,
         sigmas: list[float] | None = None,
         guidance_scale: float = 9.0,
-        reference_guidance_scale: float = 1.0,
+        reference_guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         negative_prompt: str | list[str] | None = None,
         num_images_per_prompt: int = 1,
@@ -141,9 +141,9 @@ class RetriBooruPipeline(RetrievalPipelineMixin, StableDiffusionPipeline):
                 each level from the finest, or a function of the share of the steps that are done.
             retrieval_start, retrieval_end: shares of the steps that retrieval begins and ends at.
             guidance_scale: pulls towards the prompt and away from the negative prompt; off up to 1.
-            reference_guidance_scale: pulls towards the references. 1 (default): every prediction sees them, as
-                ControlNet's default; equal to guidance_scale: prompt and references are guided as one, at the least
-                cost; else each step asks for three predictions. See `guidance`.
+            reference_guidance_scale: pulls towards the references. None (default): as guidance_scale, prompt and
+                references are guided as one, at the least cost. 1: every prediction sees them, as ControlNet's default.
+                Else each step asks for three predictions. See `guidance`.
             control_image: for `controlnet`: one for all images, or one for each prompt.
             The other arguments are `StableDiffusionPipeline`'s.
 

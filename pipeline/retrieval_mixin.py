@@ -24,8 +24,8 @@ class RetrievalPipelineMixin:
         return (size if isinstance(size, int) else size[0]) * self.vae_scale_factor
 
     @property
-    def reference_guidance_scale(self) -> float:
-        """Of the running call."""
+    def reference_guidance_scale(self) -> float | None:
+        """Of the running call; see `guidance`."""
         return self._reference_guidance_scale
 
     def fingerprint(self) -> torch.Tensor:
@@ -98,7 +98,7 @@ class RetrievalPipelineMixin:
         return take_tokens(read, features.indices)
 
     def _encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(R, 3, H, W) in [-1, 1] -> latents. The VAE's mode, not a sample: a call is repeatable without a generator."""
+        """(R, 3, H, W) in [-1, 1] -> latents. The VAE's mode, not a sample: repeatable without a generator."""
         return self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode() * self.vae.config.scaling_factor
 
     def _encode_concepts(self, texts: list[str], size: int) -> dict[str, torch.Tensor]:
@@ -254,7 +254,7 @@ class RetrievalPipelineMixin:
         negative_prompt_embeds: torch.Tensor | None = None,
         reference_features: RetrievedFeatures | None = None,
         guidance_scale: float = 9.0,
-        reference_guidance_scale: float = 1.0,
+        reference_guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         retrieval_scale: RetrievalScale = 1.0,
         retrieval_start: float = 0.0,
@@ -275,7 +275,8 @@ class RetrievalPipelineMixin:
             timesteps: of `self.scheduler`, which has been set to them.
             prompt_embeds, negative_prompt_embeds: (B, T, D); the second only where guidance_scale is above 1.
             reference_features: of I items, B a multiple of I: the first B / I rows retrieve from the first item.
-            guidance_scale, reference_guidance_scale: see `guidance`; the first is off up to 1, the second at 1.
+            guidance_scale, reference_guidance_scale: see `guidance`. The first is off up to 1, the second at 1; None
+                is as the first.
             guidance_rescale: see `StableDiffusionPipeline`.
             retrieval_scale, retrieval_start, retrieval_end: see `retrieval_scales`.
             added_cond_kwargs, negative_added_cond_kwargs: what the U-Net of SDXL is told beside the text, (B, ...).
@@ -285,7 +286,8 @@ class RetrievalPipelineMixin:
             (B, c, h, w) latents.
         """
         _check_guidance("guidance_scale", guidance_scale)
-        _check_guidance("reference_guidance_scale", reference_guidance_scale)
+        if reference_guidance_scale is not None:
+            _check_guidance("reference_guidance_scale", reference_guidance_scale)
         self._guidance_scale, self._reference_guidance_scale = guidance_scale, reference_guidance_scale
         self._num_timesteps, self._interrupt = len(timesteps), False
         if self.do_classifier_free_guidance and negative_prompt_embeds is None:

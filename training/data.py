@@ -112,8 +112,8 @@ class TrainingFigures(Dataset):
         """
         Returns, for R = resolution and N references:
             pixel_values (3, R, R) in [-1, 1], content_mask and head_mask (1, R, R) in {0, 1}, prompt (str),
-            reference_pixel_values (N, 3, R, R) in [-1, 1], reference_content (N, 1, R, R) bool: the image, and where its
-            background is removed the figure; reference_concepts (N,) positions in `CONCEPTS`,
+            reference_pixel_values (N, 3, R, R) in [-1, 1], reference_content (N, 1, R, R) bool: the image or, where
+            its background is removed, the figure; reference_concepts (N,) positions in `CONCEPTS`,
             character (str), image_id (str).
         """
         epoch, number = key
