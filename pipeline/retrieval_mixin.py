@@ -69,7 +69,7 @@ class RetrievalPipelineMixin:
                 raise ValueError(f"reference_masks: got a mask that keeps nothing at {size} pixels, for reference {i}")
 
         device, dtype = self._execution_device, self.retrieval_encoder.dtype
-        sample = self._encode_pixels(pixels.to(device)).to(dtype)  # (R, c, h, w)
+        sample = self._encode_pixels(pixels.to(device)).to(dtype).contiguous()  # (R, c, h, w)
         texts = self.retrieval_encoder.config.concept_texts
         wanted = sorted(set(concepts))
         encoded = self._encode_concepts([texts[concept] for concept in wanted], size)
