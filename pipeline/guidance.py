@@ -17,6 +17,7 @@ A prediction whose factors cancel is not asked for, and one without references c
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -92,10 +93,10 @@ def retrieval_scales(
 
 
 def _scale_of_levels(value: float | Sequence[float], levels: int) -> torch.Tensor:
-    values = [value] * levels if isinstance(value, (int, float)) else list(value)
+    values = [value] * levels if isinstance(value, Real) else list(value)
     if len(values) != levels:
         raise ValueError(f"retrieval_scale: got {len(values)} values, wanted one, or one for each of {levels} levels")
     for number in values:
-        if not (isinstance(number, (int, float)) and math.isfinite(number) and number >= 0):
+        if not (isinstance(number, Real) and math.isfinite(number) and number >= 0):
             raise ValueError(f"retrieval_scale: got {number!r}, wanted a finite number of at least 0")
     return torch.tensor(values, dtype=torch.float32)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -10,6 +11,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import resca
 from PIL import Image
 
 from .guidance import RetrievalScale, guidance_branches, guide, retrieval_scales
+from .reference_arguments import read_references
 from .reference_processor import ReferenceProcessor
 from .retrieved_features import RetrievedFeatures, fingerprint, kept_tokens, same_fingerprint, take_tokens
 
@@ -59,9 +61,9 @@ class RetrievalPipelineMixin:
         Returns:
             `RetrievedFeatures` of as many items as there are lists.
         """
-        items = self.check_references(reference_images, reference_concepts, reference_masks, reference_weights)
-        references = [reference for item in items for reference in item]
-        images, concepts, masks, weights = zip(*references)
+        texts = self.retrieval_encoder.config.concept_texts
+        items = read_references(texts, reference_images, reference_concepts, reference_masks, reference_weights)
+        images, concepts, masks, weights = zip(*(reference for item in items for reference in item))
         size = self.check_reference_size(reference_size)
         pixels, content = ReferenceProcessor(size)(images, masks)  # (R, 3, H, W), (R, 1, H, W)
         for i, part in enumerate(content):
@@ -70,7 +72,6 @@ class RetrievalPipelineMixin:
 
         device, dtype = self._execution_device, self.retrieval_encoder.dtype
         sample = self._encode_pixels(pixels.to(device)).to(dtype).contiguous()  # (R, c, h, w)
-        texts = self.retrieval_encoder.config.concept_texts
         wanted = sorted(set(concepts))
         encoded = self._encode_concepts([texts[concept] for concept in wanted], size)
         chosen = torch.tensor([wanted.index(concept) for concept in concepts], device=device)
@@ -111,66 +112,6 @@ class RetrievalPipelineMixin:
         if not isinstance(size, int) or size <= 0 or size % self.vae_scale_factor:
             raise ValueError(f"reference_size: got {size!r}, wanted a multiple of {self.vae_scale_factor}")
         return size
-
-    def check_references(
-        self, reference_images, reference_concepts, reference_masks=None, reference_weights=None
-    ) -> list[list[tuple]]:
-        """Of each item its references, (image, concept, mask or None, weight) each, but for those of weight 0.
-
-        Raises ValueError or TypeError naming the argument, what came and what was wanted.
-        """
-        _check_list("reference_images", reference_images, "images, or lists of images")
-        nested = [not isinstance(entry, Image.Image) and isinstance(entry, Sequence) and not isinstance(entry, str)
-                  for entry in reference_images]  # fmt: skip
-        if any(nested) and not all(nested):
-            raise TypeError("reference_images: got images and lists of images, wanted the one or the other")
-        items = reference_images if any(nested) else [reference_images]
-
-        def per_item(name: str, values):
-            if values is None and name != "reference_concepts":
-                return [None] * len(items)
-            _check_list(name, values, "one entry per image", empty=True)
-            values = values if any(nested) else [values]
-            if len(values) != len(items):
-                raise ValueError(f"{name}: got {len(values)} lists, wanted as many as reference_images: {len(items)}")
-            return values
-
-        concepts = per_item("reference_concepts", reference_concepts)
-        masks = per_item("reference_masks", reference_masks)
-        weights = per_item("reference_weights", reference_weights)
-        return [self._check_item(*item) for item in zip(items, concepts, masks, weights)]
-
-    def _check_item(self, images, concepts, masks, weights) -> list[tuple]:
-        """The references of one item; see `check_references`."""
-        texts = self.retrieval_encoder.config.concept_texts
-        _check_list("reference_images", images, "images")
-        for image in images:
-            if not isinstance(image, Image.Image):
-                raise TypeError(f"reference_images: got a {type(image).__name__} in the list, wanted PIL images")
-        _check_list("reference_concepts", concepts, "one concept per image", empty=True)
-        masks = [None] * len(images) if masks is None else masks
-        weights = [1.0] * len(images) if weights is None else weights
-        for name, values in (("concepts", concepts), ("masks", masks), ("weights", weights)):
-            _check_list(f"reference_{name}", values, "one entry per image", empty=True)
-            if len(values) != len(images):
-                raise ValueError(
-                    f"reference_{name}: got {len(values)}, wanted as many as reference_images: {len(images)}"
-                )
-        for concept in concepts:
-            if concept not in texts:
-                raise ValueError(f"reference_concepts: got {concept!r}, wanted one of {', '.join(sorted(texts))}")
-        for image, mask in zip(images, masks):
-            if mask is not None and not isinstance(mask, Image.Image):
-                raise TypeError(f"reference_masks: got a {type(mask).__name__} in the list, wanted PIL images or None")
-            if mask is not None and mask.size != image.size:
-                raise ValueError(f"reference_masks: got a mask of size {mask.size}, wanted the image's {image.size}")
-        for weight in weights:
-            if not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight < 0:
-                raise ValueError(f"reference_weights: got {weight!r}, wanted finite numbers of at least 0")
-        kept = [reference for reference in zip(images, concepts, masks, weights) if reference[3] > 0]
-        if not kept:
-            raise ValueError("reference_weights: got only zeros, wanted at least one reference above 0")
-        return kept
 
     def prepare_references(
         self,
@@ -394,14 +335,6 @@ def _from_rows(rows: torch.Tensor, items: int, branches: int) -> list[torch.Tens
     return [part.flatten(0, 1) for part in rows.unflatten(0, (items, branches, -1)).unbind(1)]
 
 
-def _check_list(name: str, values, of: str, empty: bool = False) -> None:
-    if isinstance(values, (str, Image.Image)) or not isinstance(values, Sequence):
-        got = repr(values) if isinstance(values, (str, type(None))) else type(values).__name__
-        raise TypeError(f"{name}: got {got}, wanted a list: {of}")
-    if not values and not empty:
-        raise ValueError(f"{name}: got an empty list, wanted at least one image")
-
-
 def _check_guidance(name: str, value: float) -> None:
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
         raise ValueError(f"{name}: got {value!r}, wanted a finite number of at least 0")
