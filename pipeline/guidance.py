@@ -1,6 +1,6 @@
 """Which predictions a step asks the U-Net for, and what is made of them. Pure functions.
 
-A prediction e(text, references) sees the prompt P (or the negative prompt, -) and the references R (or none, -). Guided:
+A prediction e(text, references) sees the prompt P (or the negative one, -) and the references R (or none, -). Guided:
 
     e(-, -) + reference_guidance_scale * (e(-, R) - e(-, -)) + guidance_scale * (e(P, R) - e(-, R))
 

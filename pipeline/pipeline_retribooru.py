@@ -3,18 +3,24 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
+from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput, StableDiffusionSafetyChecker
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
+from diffusers.schedulers import KarrasDiffusionSchedulers
 from PIL import Image
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
+from .checkpoint import CheckpointMixin
+from .denoising_mixin import DenoisingMixin
 from .guidance import RetrievalScale
-from .retrieval_mixin import RetrievalPipelineMixin
+from .reference_arguments import read_references  # noqa: F401 (a checkpoint takes along what is imported here)
+from .reference_mixin import ReferenceMixin
+from .reference_processor import ReferenceProcessor  # noqa: F401 (likewise)
 from .retrieval_unet import RetrievalEncoder, RetrievalUNet2DConditionModel
 from .retrieved_features import RetrievedFeatures
 
 
-class RetriBooruPipeline(RetrievalPipelineMixin, StableDiffusionPipeline):
+class RetriBooruPipeline(CheckpointMixin, ReferenceMixin, DenoisingMixin, StableDiffusionPipeline):
     """Draws a character from a prompt and reference images.
 
     All of `StableDiffusionPipeline`'s loaders and components, and:
@@ -29,22 +35,23 @@ class RetriBooruPipeline(RetrievalPipelineMixin, StableDiffusionPipeline):
     Source: "Retrieving Conditions from Reference Images for Diffusion Models", section 4.
     """
 
+    _plain = StableDiffusionPipeline
     model_cpu_offload_seq = "text_encoder->image_encoder->retrieval_encoder->unet->vae"
     _optional_components = [*StableDiffusionPipeline._optional_components, "controlnet"]
 
     def __init__(
         self,
-        vae,
-        text_encoder,
-        tokenizer,
-        unet,
-        retrieval_encoder,
-        scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: RetrievalUNet2DConditionModel,
+        retrieval_encoder: RetrievalEncoder,
+        scheduler: KarrasDiffusionSchedulers,
+        safety_checker: StableDiffusionSafetyChecker | None = None,
+        feature_extractor: CLIPImageProcessor | None = None,
+        image_encoder: CLIPVisionModelWithProjection | None = None,
         requires_safety_checker: bool = False,
-        controlnet=None,
+        controlnet: ControlNetModel | None = None,
     ):
         super().__init__(
             vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor, image_encoder,
@@ -52,44 +59,9 @@ class RetriBooruPipeline(RetrievalPipelineMixin, StableDiffusionPipeline):
         )  # fmt: skip
         self.register_modules(retrieval_encoder=retrieval_encoder, controlnet=controlnet)
 
-    @classmethod
-    def from_stable_diffusion(
-        cls,
-        stable_diffusion: str | StableDiffusionPipeline,
-        retrieval_query: str = "decoder",
-        reference_timestep: str = "zero",
-        **kwargs,
-    ) -> "RetriBooruPipeline":
-        """An untrained pipeline: for any references it draws exactly what the Stable Diffusion it is made from draws.
-
-        Args:
-            stable_diffusion: a Hub id, a folder, a single file (.safetensors), or a pipeline. The U-Net's weights are
-                copied, the rest is shared.
-            retrieval_query: see `RetrievalUNet2DConditionModel`.
-            reference_timestep: see `RetrievalEncoder`.
-            kwargs: of `StableDiffusionPipeline.from_pretrained`, or of its `from_single_file`.
-        """
-        if isinstance(stable_diffusion, StableDiffusionPipeline):
-            if kwargs:
-                raise ValueError(f"kwargs: got {', '.join(kwargs)} with a pipeline, wanted them with an id or a folder")
-        elif str(stable_diffusion).endswith(".safetensors"):
-            stable_diffusion = StableDiffusionPipeline.from_single_file(str(stable_diffusion), **kwargs)
-        else:
-            stable_diffusion = StableDiffusionPipeline.from_pretrained(stable_diffusion, **kwargs)
-        components = dict(stable_diffusion.components)
-        unet = components.pop("unet")
-        return cls(
-            **components,
-            unet=RetrievalUNet2DConditionModel.from_unet(unet, retrieval_query=retrieval_query),
-            retrieval_encoder=RetrievalEncoder.from_unet(unet, reference_timestep=reference_timestep),
-            requires_safety_checker=stable_diffusion.config.requires_safety_checker,
-        )
-
-    @classmethod
-    def from_single_file(cls, pretrained_model_link_or_path: str, **kwargs) -> "RetriBooruPipeline":
-        """`from_stable_diffusion` of a single file of Stable Diffusion: it holds no retrieval layers."""
-        stable_diffusion = StableDiffusionPipeline.from_single_file(pretrained_model_link_or_path, **kwargs)
-        return cls.from_stable_diffusion(stable_diffusion)
+    @staticmethod
+    def _options(stable_diffusion: StableDiffusionPipeline) -> dict:
+        return {"requires_safety_checker": stable_diffusion.config.requires_safety_checker}
 
     def _encode_concepts(self, texts: list[str], size: int) -> dict[str, torch.Tensor]:
         return {"encoder_hidden_states": self.encode_prompt(texts, self._execution_device, 1, False)[0]}  # (K, T, D)
@@ -102,7 +74,8 @@ class RetriBooruPipeline(RetrievalPipelineMixin, StableDiffusionPipeline):
         reference_concepts: Sequence | None = None,
         reference_masks: Sequence | None = None,
         reference_weights: Sequence | None = None,
-        reference_features: RetrievedFeatures | Sequence[RetrievedFeatures] | None = None,
+        reference_size: int | None = None,
+        reference_features: str | RetrievedFeatures | Sequence | None = None,
         retrieval_scale: RetrievalScale = 1.0,
         retrieval_start: float = 0.0,
         retrieval_end: float = 1.0,
@@ -133,10 +106,11 @@ class RetriBooruPipeline(RetrievalPipelineMixin, StableDiffusionPipeline):
 
         Args:
             prompt: what to draw: comma-separated tags; or a list of P prompts.
-            reference_images, reference_concepts, reference_masks, reference_weights: see `encode_references`. One list
-                serves all prompts; a list of P lists gives each prompt its own. None of them, and no
-                reference_features: plain Stable Diffusion.
-            reference_features: what `encode_references` returned, in place of the four; or a list of P such.
+            reference_images, reference_concepts, reference_masks, reference_weights, reference_size: see
+                `encode_references`. One list serves all prompts; a list of P lists gives each prompt its own. None of
+                them, and no reference_features: plain Stable Diffusion.
+            reference_features: in place of these, what `encode_references` returned or a file of it; or a list of P
+                such.
             retrieval_scale: multiplies what is retrieved; 0 is plain Stable Diffusion, 1 as trained. A number, one for
                 each level from the finest, or a function of the share of the steps that are done.
             retrieval_start, retrieval_end: shares of the steps that retrieval begins and ends at.
@@ -160,8 +134,9 @@ class RetriBooruPipeline(RetrievalPipelineMixin, StableDiffusionPipeline):
         prompts = len(prompt_embeds) if prompt_embeds is not None else 1 if isinstance(prompt, str) else len(prompt)
 
         features = self.prepare_references(
-            prompts, reference_images, reference_concepts, reference_masks, reference_weights, reference_features
-        )
+            prompts, reference_images, reference_concepts, reference_masks, reference_weights, reference_size,
+            reference_features,
+        )  # fmt: skip
         prompt_embeds, negative_prompt_embeds = self.encode_prompt(
             prompt, device, num_images_per_prompt, self.do_classifier_free_guidance, negative_prompt, prompt_embeds,
             negative_prompt_embeds, clip_skip=clip_skip,

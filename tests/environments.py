@@ -4,9 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.metadata import distribution
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 # What `datasets` 3.6 wants in versions of its time; everything else is what the project is tested with.
@@ -15,19 +20,24 @@ OF_ITS_TIME = ("datasets", "dill", "fsspec", "multiprocess")
 
 @dataclass(frozen=True)
 class Environment:
-    """What to install, and the versions that constraints.txt pins, without those of `free`; no constraints if None."""
+    """What to install, and the versions that constraints.txt pins, without those of `free`; no constraints if None.
 
-    requirements: tuple[str, ...]
+    What is `linked` is that of the environment of the tests, with what it requires and nothing else: for what is large.
+    """
+
+    requirements: tuple[str, ...] = ()
     free: tuple[str, ...] | None = field(default=())
+    linked: tuple[str, ...] = ()
 
 
 def environments_wanted() -> dict[str, Environment]:
-    """`datasets` as it is here, as it last took scripts, and a Hub to load from; without this project, all three."""
+    """`datasets` as it is here and as it last took scripts, `diffusers`, and a Hub; all without this project."""
     import datasets
 
     return {
         "now": Environment((f"datasets=={datasets.__version__}", "pillow")),
         "3.6": Environment(("datasets==3.6.0", "pillow"), free=OF_ITS_TIME),
+        "diffusers": Environment(linked=("torch", "diffusers", "transformers")),
         "hub": Environment(("olah==0.5.4",), free=None),
     }
 
@@ -41,6 +51,11 @@ def make_environments(folder: Path, wanted: dict[str, Environment]) -> dict[str,
 def _make(folder: Path, wanted: Environment) -> Path:
     python = folder / "bin" / "python"
     _run(sys.executable, "-m", "venv", "--without-pip", str(folder))
+    if wanted.linked:
+        scheme = {"base": str(folder), "platbase": str(folder)}
+        _link(Path(sysconfig.get_path("purelib", "venv", scheme)), wanted.linked)
+    if not wanted.requirements:
+        return python
     options = []
     if wanted.free is not None:
         constraints = folder / "constraints.txt"
@@ -51,6 +66,22 @@ def _make(folder: Path, wanted: Environment) -> Path:
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
     _run(*pip, "--disable-pip-version-check", "--no-input", *options, *wanted.requirements)
     return python
+
+
+def _link(site_packages: Path, names: Sequence[str]) -> None:
+    """Links distributions of this environment, and what they require, into another."""
+    waiting, seen = list(names), set()
+    while waiting:
+        found = distribution(waiting.pop())
+        if found.name in seen:
+            continue
+        seen.add(found.name)
+        for top in {file.parts[0] for file in found.files} - {"..", "__pycache__"}:
+            link = site_packages / top
+            if not link.exists():  # two distributions may share a folder
+                link.symlink_to(found.locate_file(top))
+        requirements = map(Requirement, found.requires or ())
+        waiting += [each.name for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
 
 
 def _run(*command: str) -> None:

@@ -1,5 +1,6 @@
-"""A Hub on this machine: `olah` serves git repositories to `datasets` and `huggingface_hub`."""
+"""A Hub on this machine: `olah` serves git repositories to `datasets`, `diffusers` and `huggingface_hub`."""
 
+import inspect
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
+from huggingface_hub import HfApi
 from huggingface_hub.utils import filter_repo_objects
 
 from environments import clean_environment
@@ -21,47 +24,92 @@ OWNER = "somebody"  # who is logged in
 
 @dataclass(frozen=True)
 class Hub:
-    """Where it is served, and the folder that its repositories lie in: datasets/OWNER/NAME, in git."""
+    """Where it is served, and the folder of its git repositories: datasets/OWNER/NAME and models/OWNER/NAME."""
 
     url: str
     repositories: Path
+
+    def repository(self, repo_id: str, repo_type: str = "dataset") -> Path:
+        """The folder of a dataset or a model, whether it is there or not."""
+        return self.repositories / f"{repo_type}s" / repo_id
 
     def client(self, home: Path) -> dict[str, str]:
         """The variables of a process whose Hub this is, with its own cache and no other."""
         direct = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         return clean_environment(HF_ENDPOINT=self.url, HF_HOME=str(home), HF_HUB_DISABLE_XET="1", **direct)
 
-    def create_dataset(self, repo_id: str) -> Path:
-        """The folder of a dataset repository, made where there is none."""
-        folder = self.repositories / "datasets" / repo_id
+    def create(self, repo_id: str, repo_type: str = "dataset") -> Path:
+        """The folder of a repository, made where there is none."""
+        folder = self.repository(repo_id, repo_type)
         if not (folder / ".git").is_dir():
             folder.mkdir(parents=True)
             git(folder, "init", "--quiet", "--initial-branch=main")
         return folder
 
-    def files(self, repo_id: str) -> list[str]:
+    def files(self, repo_id: str, repo_type: str = "dataset") -> list[str]:
         """What the repository holds."""
-        return git(self.repositories / "datasets" / repo_id, "ls-files").splitlines()
+        return git(self.repository(repo_id, repo_type), "ls-files").splitlines()
 
     def commit(
         self,
         repo_id: str,
         folder: Path,
         message: str = "Files",
+        repo_type: str = "dataset",
+        allow_patterns: Sequence[str] | None = None,
         ignore_patterns: Sequence[str] | None = None,
         delete_patterns: Sequence[str] = (),
     ) -> None:
         """A commit that adds the files of `folder`, as HfApi.upload_folder does with these patterns."""
-        repository = self.create_dataset(repo_id)
-        for name in filter_repo_objects(self.files(repo_id), allow_patterns=list(delete_patterns)):
+        repository = self.create(repo_id, repo_type)
+        for name in filter_repo_objects(self.files(repo_id, repo_type), allow_patterns=list(delete_patterns)):
             if name != ".gitattributes":
                 (repository / name).unlink()
         names = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
-        for name in filter_repo_objects(names, ignore_patterns=ignore_patterns):
+        for name in filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
             (repository / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(Path(folder) / name, repository / name)
         git(repository, "add", "--all")
         git(repository, "commit", "--quiet", "--message", message)
+
+
+class FakeApi:
+    """The calls of `HfApi` that a push takes, to a Hub on this machine; refuses arguments that the real ones refuse."""
+
+    def __init__(self, hub: Hub):
+        self.hub, self.calls = hub, []
+
+    def create_repo(self, *arguments, **options):
+        call = self.note("create_repo", arguments, options)
+        repo_id = call["repo_id"] if "/" in call["repo_id"] else f"{OWNER}/{call['repo_id']}"
+        if self.hub.repository(repo_id, call["repo_type"]).is_dir():
+            assert call.get("exist_ok"), "409 Conflict"
+        self.hub.create(repo_id, call["repo_type"])
+        return SimpleNamespace(repo_id=repo_id)
+
+    def file_exists(self, *arguments, **options):
+        call = self.note("file_exists", arguments, options)
+        return call["filename"] in self.hub.files(call["repo_id"], call["repo_type"])
+
+    def hf_hub_download(self, *arguments, **options):
+        call = self.note("hf_hub_download", arguments, options)
+        return str(self.hub.repository(call["repo_id"], call["repo_type"]) / call["filename"])
+
+    def upload_folder(self, *arguments, **options):
+        call = self.note("upload_folder", arguments, options)
+        assert "/" in call["repo_id"]
+        patterns = {
+            name: call[name] for name in ("allow_patterns", "ignore_patterns", "delete_patterns") if name in call
+        }
+        self.hub.commit(
+            call["repo_id"], Path(call["folder_path"]), call["commit_message"], call["repo_type"], **patterns
+        )
+
+    def note(self, name, arguments, options):
+        """Keeps a call, and gives its arguments by name."""
+        call = inspect.signature(getattr(HfApi, name)).bind(self, *arguments, **options).arguments
+        self.calls.append((name, call))
+        return call
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""`olah-cli` that also answers requests for a part of a file; runs in the environment that has olah.
+"""`olah-cli` that answers more of what the Hub is asked; runs in the environment that has olah.
 
 The Hub answers `Range: bytes=FIRST-LAST`, and a Parquet file is streamed that way. olah 0.5.4 sends the whole of a file
-that lies in a repository on its own disk, whatever part was asked for.
+that lies in a repository on its own disk, whatever part was asked for. It also knows nothing of such a repository where
+no revision is named, as when `diffusers` loads a model.
 """
 
 import re
@@ -40,6 +41,19 @@ class Ranges:
         await send({"type": "http.response.body", "body": body})
 
 
+class Main:
+    """ASGI middleware: a repository whose revision is not named is its branch `main`."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if re.fullmatch(r"/api/(models|datasets|spaces)/[^/]+/[^/]+", scope.get("path", "")):
+            scope = {**scope, "path": f"{scope['path']}/revision/main"}
+        await self.app(scope, receive, send)
+
+
 if __name__ == "__main__":
     server.app.add_middleware(Ranges)
+    server.app.add_middleware(Main)
     server.cli()

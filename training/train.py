@@ -23,7 +23,7 @@ from retribooru.pipeline.retrieved_features import cells_with_content
 from . import objective
 from .arguments import TrainArguments, parse
 from .augment import Augmentation
-from .checkpoints import find_checkpoint, save_checkpoint, save_pipeline
+from .checkpoints import find_checkpoint, save_checkpoint, save_pipeline, training_facts
 from .curves import MetricsLog
 from .data import Batch, EpochSampler, TrainingFigures, load_figures
 from .held_out import held_out_examples, held_out_losses, other_characters, verdict
@@ -172,7 +172,7 @@ def parameter_groups(pipeline: DiffusionPipeline, modules: list[nn.Module], args
 
 
 def train(args: TrainArguments) -> Path:
-    """Trains, and leaves in `output_dir`: the pipeline, checkpoint-STEP folders, metrics.jsonl and loss.png."""
+    """Trains, and leaves in `output_dir`: pipeline, training.json, checkpoint-STEP, metrics.jsonl and loss.png."""
     output_dir = Path(args.output_dir)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     set_seed(args.seed)
@@ -268,7 +268,7 @@ def train(args: TrainArguments) -> Path:
     accelerator.wait_for_everyone()
     if log:
         model.eval()
-        save_pipeline(pipeline, output_dir)
+        save_pipeline(pipeline, output_dir, training_facts(args, log.lines))
         log.plot()
         if held_out:
             print(verdict(log.lines))

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "RetriBooruPipeline": "retribooru.pipeline.pipeline_retribooru",
+    "RetriBooruXLPipeline": "retribooru.pipeline.pipeline_retribooru_xl",
     "RetrievalUNet2DConditionModel": "retribooru.pipeline.retrieval_unet",
     "RetrievalEncoder": "retribooru.pipeline.retrieval_unet",
     "RetrievedFeatures": "retribooru.pipeline.retrieved_features",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from retribooru import cli_build
+from retribooru import cli_build, cli_generate
 from retribooru.dataset_script.mini import CHARACTERS, SIZE
 from retribooru.errors import clear_errors
 
@@ -20,6 +20,7 @@ def _main() -> None:
 
 
 app.add_typer(cli_build.app, name="build")
+app.command()(cli_generate.generate)
 
 
 DataDir = Annotated[Path | None, typer.Option(help="A folder that `build` wrote; without, the mini edition")]
@@ -58,7 +59,11 @@ def export(
 
 @app.command()
 def push(
-    repo_id: Annotated[str, typer.Argument(help="NAME or OWNER/NAME of a dataset repository")],
+    context: typer.Context,
+    repo_id: Annotated[str, typer.Argument(help="NAME or OWNER/NAME of a dataset repository, or of a model's")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A folder that `train` or save_pretrained wrote: push it, and no dataset")
+    ] = None,
     data_dir: DataDir = None,
     config: Config = None,
     embed_images: EmbedImages = None,
@@ -70,7 +75,15 @@ def push(
     license: License = None,
     private: Annotated[bool, typer.Option(help="Whether a repository that is made is private")] = False,
 ) -> None:
-    """Export and upload to the Hub."""
+    """Export the dataset and upload it to the Hub, or upload a checkpoint."""
+    if checkpoint is not None:
+        from retribooru.push import push_checkpoint
+
+        with clear_errors():
+            _refuse_given(context, "checkpoint", but=("repo_id", "checkpoint", "license", "private"))
+            print(push_checkpoint(repo_id, checkpoint, license, private))
+        return
+
     from retribooru.dataset_script.export import CONFIGS, push_dataset
 
     with clear_errors():
@@ -78,6 +91,18 @@ def push(
             repo_id, private, data_dir=data_dir, configs=config or CONFIGS, embed_images=embed_images, images=images,
             ratings=rating, seed=seed, size=size, characters=characters, license=license,
         ))  # fmt: skip
+
+
+def _refuse_given(context: typer.Context, option: str, but: tuple[str, ...]) -> None:
+    """Raises ValueError where options were given that `option` has no use for."""
+    given = [
+        name
+        for name in sorted(context.params)
+        if context.get_parameter_source(name).name != "DEFAULT" and name not in but
+    ]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"{option}: got {names} with it, wanted none of the dataset's options")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

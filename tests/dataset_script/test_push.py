@@ -1,6 +1,5 @@
 """`retribooru push`: what is uploaded, and that it loads from there, a second time too."""
 
-import inspect
 import json
 import subprocess
 from pathlib import Path
@@ -8,42 +7,12 @@ from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import HfApi
 
 from dump_rows import CONFIGS, dump
-from hub import OWNER, Hub
+from hub import OWNER, FakeApi
 from retribooru.dataset_script.export import MARK, export_dataset, push_dataset
 
 DUMP_ROWS = Path(__file__).parents[1] / "dump_rows.py"
-
-
-class FakeApi:
-    """The calls of `HfApi` that a push takes, to a Hub on this machine; refuses arguments that the real ones refuse."""
-
-    def __init__(self, hub: Hub):
-        self.hub, self.calls = hub, []
-
-    def create_repo(self, *arguments, **options):
-        call = self._note("create_repo", arguments, options)
-        assert call["repo_type"] == "dataset"
-        repo_id = call["repo_id"] if "/" in call["repo_id"] else f"{OWNER}/{call['repo_id']}"
-        if (self.hub.repositories / "datasets" / repo_id).is_dir():
-            assert call.get("exist_ok"), "409 Conflict"
-        self.hub.create_dataset(repo_id)
-        return SimpleNamespace(repo_id=repo_id)
-
-    def upload_folder(self, *arguments, **options):
-        call = self._note("upload_folder", arguments, options)
-        assert call["repo_type"] == "dataset" and "/" in call["repo_id"]
-        self.hub.commit(
-            call["repo_id"], Path(call["folder_path"]), call["commit_message"], call["ignore_patterns"],
-            call["delete_patterns"],
-        )  # fmt: skip
-
-    def _note(self, name, arguments, options):
-        call = inspect.signature(getattr(HfApi, name)).bind(self, *arguments, **options).arguments
-        self.calls.append((name, call))
-        return call
 
 
 def loaded(hub, environments, repo_id, folder) -> dict:
@@ -66,9 +35,10 @@ def test_pushed_and_pushed_again(hub, environments, mini_export, mini_options, t
     api, repo_id = FakeApi(hub), f"{OWNER}/pushed"
     report = push_dataset("pushed", private=True, api=api, **mini_options)
     assert [name for name, _ in api.calls] == ["create_repo", "upload_folder"]
+    assert all(call["repo_type"] == "dataset" for _, call in api.calls)
     assert api.calls[0][1]["private"] is True
     assert report.infos.keys() == {*CONFIGS}
-    repository = hub.repositories / "datasets" / repo_id
+    repository = hub.repository(repo_id)
     files = hub.files(repo_id)
     assert set(files) == published(mini_export)
     for file in files:
@@ -120,11 +90,11 @@ def kept(tmp_path):
 
     class Keeping(FakeApi):
         def create_repo(self, *arguments, **options):
-            self._note("create_repo", arguments, options)
+            self.note("create_repo", arguments, options)
             return SimpleNamespace(repo_id=f"{OWNER}/kept")
 
         def upload_folder(self, *arguments, **options):
-            call = self._note("upload_folder", arguments, options)
+            call = self.note("upload_folder", arguments, options)
             folder = Path(call["folder_path"])
             self.texts = {
                 path.relative_to(folder).as_posix(): texts_of(path)

@@ -22,22 +22,6 @@ def generate(pipeline, seed=0, prompt="1girl, solo", **options):
     return pipeline(prompt, generator=torch.Generator().manual_seed(seed), **options).images
 
 
-@pytest.fixture
-def pipeline(stable_diffusion):
-    pipeline = RetriBooruPipeline.from_stable_diffusion(stable_diffusion)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-@pytest.fixture
-def trained(pipeline):
-    """As after training: the zero convolutions are no longer zero."""
-    generator = torch.Generator().manual_seed(1)
-    for layer in pipeline.unet.retrieval_layers:
-        torch.nn.init.normal_(layer.zero_conv.weight, generator=generator)
-    return pipeline
-
-
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 @pytest.mark.parametrize("count", [1, 2, 5])

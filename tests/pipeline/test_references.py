@@ -64,6 +64,8 @@ def test_features_given_equal_images_given(both_kinds, tmp_path):
         expected = generate(both_kinds, prompt, **A)
         assert torch.equal(generate(both_kinds, prompt, reference_features=features), expected)
         assert torch.equal(generate(both_kinds, prompt, reference_features=saved), expected)
+        from_file = generate(both_kinds, prompt, reference_features=tmp_path / "hero.safetensors")
+        assert torch.equal(from_file, expected)
 
 
 def test_order_does_not_matter(both_kinds):
@@ -370,16 +372,17 @@ WRONG = {
     "an empty item": ({**TWO, "reference_images": [[RED, GREEN], []]}, "reference_images: got an empty list"),
     "mixed": ({**TWO, "reference_images": [RED, [GREEN]]}, "reference_images: got images and lists of images"),
     "items and concepts": ({**TWO, "reference_concepts": ["face", "body"]}, "reference_concepts: got 'face', wanted a"),
-    "fewer items": ({**TWO, "reference_concepts": [["face", "body"]]}, "reference_concepts: got 1 lists, wanted as many"),
-    "items for one prompt": (TWO, "reference_images: got 2 lists of references for 1 prompts, wanted 1 for all of them"),
+    "fewer items": ({**TWO, "reference_concepts": [["face", "body"]]}, "reference_concepts: got 1 lists, wanted as"),
+    "items for one prompt": (TWO, "reference_images: got 2 lists of references for 1 prompts, wanted 1 for"),
     "a mask of arrays": ({**B, "reference_masks": [np.zeros((50, 50))]}, "reference_masks: got a ndarray in the list"),
     "nan scale": ({**A, "retrieval_scale": math.nan}, "retrieval_scale: got nan"),
     "negative scale": ({**A, "retrieval_scale": -0.5}, "retrieval_scale: got -0.5"),
-    "three levels": ({**A, "retrieval_scale": [1, 1, 1]}, "retrieval_scale: got 3 values, wanted one, or one for each of"),
+    "three levels": ({**A, "retrieval_scale": [1, 1, 1]}, "retrieval_scale: got 3 values, wanted one, or one for"),
     "nan guidance": ({**A, "guidance_scale": math.nan}, "guidance_scale: got nan, wanted a finite number"),
-    "negative reference guidance": ({**A, "reference_guidance_scale": -1}, "reference_guidance_scale: got -1, wanted a"),
+    "negative reference guidance": ({**A, "reference_guidance_scale": -1}, "reference_guidance_scale: got -1, wanted"),
     "window": ({**A, "retrieval_start": 0.6, "retrieval_end": 0.3}, "retrieval_start, retrieval_end: got 0.6 and 0.3"),
-    "no features": ({"reference_features": "hero"}, "reference_features: got str, wanted RetrievedFeatures"),
+    "no features": ({"reference_features": 1}, "reference_features: got int, wanted RetrievedFeatures"),
+    "no file of features": ({"reference_features": "hero"}, "path: got hero, wanted a file that RetrievedFeatures.save"),
     "no list of features": ({"reference_features": []}, "features: got an empty list"),
     "weights alone": ({"reference_weights": [1]}, "reference_images: got none with reference_weights, wanted them too"),
 }  # fmt: skip
@@ -387,7 +390,7 @@ WRONG = {
 
 @pytest.mark.parametrize("call, message", WRONG.values(), ids=WRONG)
 def test_wrong_input(pipeline, call, message):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
         generate(pipeline, **call)
 
 
@@ -400,4 +403,5 @@ def test_wrong_reference_size(pipeline, size):
 def test_references_read_at_another_size(pipeline):
     features = pipeline.encode_references(**B, reference_size=64)
     assert [kept.shape[1] for kept in features.masks] == [256, 64]
-    assert generate(pipeline, reference_features=features).isfinite().all()
+    smaller = generate(pipeline, reference_features=features)
+    assert torch.equal(generate(pipeline, **B, reference_size=64), smaller) and differ(generate(pipeline, **B), smaller)
