@@ -59,7 +59,9 @@ class ReferenceMixin:
                 raise ValueError(f"reference_masks: got a mask that keeps nothing at {size} pixels, for reference {i}")
 
         device, dtype = self._execution_device, self.retrieval_encoder.dtype
-        sample = self._encode_pixels(pixels.to(device)).to(dtype).contiguous()  # (R, c, h, w)
+        # One by one: the VAE holds less in memory, and a reference is read alike whatever it is read with.
+        latents = [self._encode_pixels(image) for image in pixels.to(device).split(1)]
+        sample = torch.cat(latents).to(dtype).contiguous()  # (R, c, h, w)
         wanted = sorted(set(concepts))
         encoded = self._encode_concepts([texts[concept] for concept in wanted], size)
         chosen = torch.tensor([wanted.index(concept) for concept in concepts], device=device)
