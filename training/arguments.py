@@ -27,7 +27,7 @@ class OptimizationArguments:
     )
     resolution: int = field(default=512, metadata={"help": "Side of targets and references in pixels."})
     seed: int = field(default=0, metadata={"help": "Of everything drawn."})
-    train_batch_size: int = field(default=4, metadata={"help": "Targets per process and step."})
+    train_batch_size: int = field(default=4, metadata={"help": "Targets per process and backward pass."})
     max_train_steps: int = field(default=9000, metadata={"help": "The paper's tables have 9,000 and 45,000."})
     learning_rate: float = field(default=1e-5, metadata={"help": "Not published; ours."})
     lr_scheduler: str = field(default="constant_with_warmup", metadata={"help": "A name of diffusers' schedules."})
@@ -77,6 +77,14 @@ class TrainArguments(OptimizationArguments):
         default_factory=lambda: ["reconstruct"],
         metadata={"help": "Some of reconstruct, compose and face, mixed evenly."},
     )
+    task_weights: list[float] | None = field(
+        default=None, metadata={"help": "How often each of the tasks is drawn, in relation; evenly without."}
+    )
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Backward passes per step."})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Compute again what would take memory."})
+    use_8bit_adam: bool = field(default=False, metadata={"help": "AdamW of bitsandbytes, which must be installed."})
+    use_ema: bool = field(default=False, metadata={"help": "Keep a moving average of the weights; it is the result."})
+    ema_decay: float = field(default=0.9999, metadata={"help": "Of the moving average, once it has warmed up."})
     train_base: bool = field(
         default=False,
         metadata={"help": "Train U-Net and text encoder without references: a base."},
@@ -90,6 +98,7 @@ class TrainArguments(OptimizationArguments):
     retrieval_lr_multiplier: float = field(default=1.0, metadata={"help": "Of the learning rate, for the new layers."})
     head_loss_weight: float = field(default=0.5, metadata={"help": "Of the head term. Not published; ours."})
     inverse_snr_weighting: bool = field(default=False, metadata={"help": "Weigh the loss by clamp(1/SNR, 0.2, 6)."})
+    snr_gamma: float | None = field(default=None, metadata={"help": "Of min-SNR weighting; 5 is common. None without."})
     timestep_bias_begin: int = field(default=250, metadata={"help": "Where the favoured timesteps begin."})
     timestep_bias_portion: float = field(default=0.0, metadata={"help": "Share of samples drawn from those alone."})
     noise_draws: int = field(
@@ -98,20 +107,51 @@ class TrainArguments(OptimizationArguments):
     )
     proportion_empty_prompts: float = field(default=0.5, metadata={"help": "Prompts dropped (paper: 0.5)."})
     proportion_empty_references: float = field(default=0.1, metadata={"help": "Samples without references. Ours."})
+    proportion_empty_both: float = field(default=0.0, metadata={"help": "Samples without either, besides. Ours."})
     background_removal: float = field(default=0.5, metadata={"help": "Share of references without background. Ours."})
     checkpointing_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
+    checkpoints_total_limit: int | None = field(
+        default=None, metadata={"help": "The newest so many are kept; all without."}
+    )
     validation_steps: int = field(default=100, metadata={"help": "Steps between two looks at the held-out characters."})
     validation_targets: int = field(default=32, metadata={"help": "Held-out targets looked at."})
+    image_validation_steps: int | None = field(
+        default=None, metadata={"help": "Steps between two grids of pictures of held-out characters; none without."}
+    )
+    num_validation_images: int = field(default=4, metadata={"help": "Pictures of each task in a grid."})
+    validation_guidance_scale: float = field(default=7.5, metadata={"help": "Of the pictures in the grids."})
     resume_from_checkpoint: str | None = field(default=None, metadata={"help": "A checkpoint's folder, or latest."})
 
     def __post_init__(self):
         super().__post_init__()
         _check("tasks", self.tasks and set(self.tasks) <= set(TRAINABLE), self.tasks, f"some of {', '.join(TRAINABLE)}")
         for name in ("timestep_bias_portion", "proportion_empty_prompts", "proportion_empty_references",
-                     "background_removal"):  # fmt: skip
+                     "proportion_empty_both", "background_removal"):  # fmt: skip
             _check(name, 0 <= getattr(self, name) <= 1, getattr(self, name), "a share between 0 and 1")
-        for name in ("noise_draws", "checkpointing_steps", "validation_steps", "validation_targets"):
-            _check(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        gamma = self.snr_gamma
+        _check("snr_gamma", gamma is None or gamma > 0, gamma, "more than 0")
+        _check("snr_gamma", gamma is None or not self.inverse_snr_weighting, gamma, "none with inverse_snr_weighting")
+        for name in ("noise_draws", "checkpointing_steps", "validation_steps", "validation_targets",
+                     "gradient_accumulation_steps", "checkpoints_total_limit", "image_validation_steps",
+                     "num_validation_images"):  # fmt: skip
+            _check(name, getattr(self, name) is None or getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        grids = self.image_validation_steps is not None
+        _check(
+            "image_validation_steps",
+            not (grids and self.train_base),
+            self.image_validation_steps,
+            "none with train_base",
+        )
+        scale = self.validation_guidance_scale
+        _check("validation_guidance_scale", 0 <= scale < float("inf"), scale, "a finite number of at least 0")
+        _check("ema_decay", 0 < self.ema_decay < 1, self.ema_decay, "a number between 0 and 1")
+        weights = self.task_weights
+        _check(
+            "task_weights",
+            weights is None or (len(weights) == len(self.tasks) and min(weights) >= 0 and sum(weights) > 0),
+            weights,
+            f"a number of at least 0 for each of {len(self.tasks)} tasks",
+        )
         for name, choices in (("retrieval_query", RETRIEVAL_QUERIES), ("reference_timestep", REFERENCE_TIMESTEPS)):
             _check(name, getattr(self, name) in choices, getattr(self, name), f"one of {', '.join(choices)}")
         for name in ("lock_decoder", "lock_encoder"):

@@ -1,29 +1,48 @@
 """What a training leaves on disk: written beside its final name and moved into place."""
 
 import json
+import logging
 import os
 import re
 import shutil
+import zlib
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
+from diffusers.training_utils import EMAModel
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from .arguments import TrainArguments
 from .held_out import verdict
 
+logger = logging.getLogger(__name__)
+
+SUMS, EMA = "sums.json", "ema.safetensors"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
-def save_checkpoint(accelerator, output_dir: Path, step: int) -> Path:
-    """Everything that going on needs, in output_dir/checkpoint-STEP."""
+def save_checkpoint(
+    accelerator, output_dir: Path, step: int, ema: EMAModel | None = None, total_limit: int | None = None
+) -> Path:
+    """Everything that going on needs, in output_dir/checkpoint-STEP; of these the newest `total_limit` are kept."""
     final, partial = output_dir / f"checkpoint-{step}", output_dir / f"checkpoint-{step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    accelerator.save_state(str(partial))
     if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        if ema is not None:
+            save_ema(ema, partial / EMA)
+        sums = {path.relative_to(partial).as_posix(): _checksum(path) for path in _files(partial)}
+        (partial / SUMS).write_text(json.dumps(sums, indent=2), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         os.rename(partial, final)
+        for old in find_checkpoints(output_dir)[: -total_limit if total_limit else 0]:
+            shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return final
 
@@ -31,18 +50,72 @@ def save_checkpoint(accelerator, output_dir: Path, step: int) -> Path:
 def find_checkpoint(output_dir: Path, name: str) -> tuple[Path, int]:
     """(folder, step) of a checkpoint: "latest" of `output_dir`, or a folder by name or path.
 
-    Raises FileNotFoundError where there is none.
+    A damaged newest checkpoint is named and passed over. Raises FileNotFoundError where there is none, ValueError where
+    the one that is named is damaged.
     """
     if name == "latest":
-        found = [path for path in output_dir.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
+        found = find_checkpoints(output_dir)[::-1]
         if not found:
             raise FileNotFoundError(f"resume_from_checkpoint: got latest, but {output_dir} has no checkpoint-STEP")
-        path = max(found, key=_step_of)
-    else:
-        path = Path(name) if Path(name).is_dir() else output_dir / name
-        if not path.is_dir() or not _CHECKPOINT.fullmatch(path.name):
-            raise FileNotFoundError(f"resume_from_checkpoint: got {name}, wanted latest or a checkpoint-STEP folder")
+        for path in found:
+            damage = find_damage(path)
+            if damage is None:
+                return path, _step_of(path)
+            logger.warning("%s is damaged (%s): going on from the one before it", path, damage)
+        raise ValueError(f"resume_from_checkpoint: got latest, but every checkpoint in {output_dir} is damaged")
+    path = Path(name) if Path(name).is_dir() else output_dir / name
+    if not path.is_dir() or not _CHECKPOINT.fullmatch(path.name):
+        raise FileNotFoundError(f"resume_from_checkpoint: got {name}, wanted latest or a checkpoint-STEP folder")
+    damage = find_damage(path)
+    if damage is not None:
+        raise ValueError(f"resume_from_checkpoint: got {name}, which is damaged: {damage}")
     return path, _step_of(path)
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, or None."""
+    try:
+        sums = json.loads((checkpoint / SUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"{SUMS}: {error}"
+    for name, expected in sums.items():
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if _checksum(checkpoint / name) != expected:
+            return f"{name} is not as it was written"
+    return None
+
+
+def save_ema(ema: EMAModel, file: Path) -> None:
+    """The moving averages, and how many steps went into them."""
+    tensors = {str(i): tensor.detach().cpu().contiguous() for i, tensor in enumerate(ema.shadow_params)}
+    save_file(tensors, file, metadata={"optimization_step": str(ema.optimization_step)})
+
+
+def load_ema(ema: EMAModel, file: Path) -> None:
+    """What `save_ema` wrote, into an average of as many parameters."""
+    with safe_open(file, framework="pt") as tensors:
+        ema.optimization_step = int(tensors.metadata()["optimization_step"])
+        for i, shadow in enumerate(ema.shadow_params):
+            shadow.copy_(tensors.get_tensor(str(i)))
+
+
+def find_checkpoints(output_dir: Path) -> list[Path]:
+    """Those that were written to their end, the oldest first."""
+    return sorted((path for path in output_dir.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)), key=_step_of)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def _checksum(file: Path) -> int:
+    """CRC-32: tells of accidents, not of malice."""
+    value = 0
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
 
 
 def _step_of(path: Path) -> int:

@@ -39,6 +39,8 @@ class Batch:
     references: torch.Tensor
     concepts: torch.Tensor
     content: torch.Tensor
+    empty_text: torch.Tensor  # (1, T, D): of no prompt
+    samples: torch.Tensor  # (B,): see `TrainingFigures`
 
 
 def load_figures(data_dir: str | None, split: str, images: str | None = None) -> datasets.Dataset:
@@ -63,13 +65,13 @@ class TrainingFigures(Dataset):
 
     Args:
         figures: rows of the figures config.
-        tasks: some of `TRAINABLE`; each example is of one of them, drawn evenly. Empty: targets without references, and
-            every figure is one.
+        tasks: some of `TRAINABLE`; each example is of one of them. Empty: targets without references, and every figure
+            is one.
         resolution: side in pixels of targets and references.
         seed: of everything drawn.
         background_removal: probability that a reference loses its background.
-        prompt_drop: probability of an empty prompt.
         augmentation: of targets and, drawn separately, of references.
+        task_weights: how often each task is drawn, in relation to the others; evenly without.
     """
 
     def __init__(
@@ -79,12 +81,13 @@ class TrainingFigures(Dataset):
         resolution: int,
         seed: int = 0,
         background_removal: float = 0.5,
-        prompt_drop: float = 0.5,
         augmentation: Augmentation = NO_AUGMENTATION,
+        task_weights: list[float] | None = None,
     ):
         self.figures, self.resolution, self.seed = figures, resolution, seed
-        self.tasks, self.background_removal, self.prompt_drop = list(tasks), background_removal, prompt_drop
+        self.tasks, self.background_removal = list(tasks), background_removal
         self.augmentation = augmentation
+        self.task_weights = task_weights
         self.index = IdentityIndex.from_dataset(figures)
         unknown = set(self.tasks) - set(TRAINABLE)
         if unknown:
@@ -114,7 +117,7 @@ class TrainingFigures(Dataset):
             pixel_values (3, R, R) in [-1, 1], content_mask and head_mask (1, R, R) in {0, 1}, prompt (str),
             reference_pixel_values (N, 3, R, R) in [-1, 1], reference_content (N, 1, R, R) bool: the image or, where
             its background is removed, the figure; reference_concepts (N,) positions in `CONCEPTS`,
-            character (str), image_id (str).
+            character (str), image_id (str), sample (int): the number of this example in all that are ever drawn.
         """
         epoch, number = key
         position = self.targets[number]
@@ -122,13 +125,15 @@ class TrainingFigures(Dataset):
         rng = Random(f"{self.seed}/{epoch}/example/{row['image_id']}")
         example = {
             **self._target(row, rng),
-            "prompt": "" if rng.random() < self.prompt_drop else row["prompt"],
+            "prompt": row["prompt"],
             "character": row["character"],
             "image_id": row["image_id"],
+            "sample": epoch * len(self) + number,
         }
         if not self.tasks:
             return example
-        drawn = self._draw(position, rng.choice(self.tasks), epoch)
+        (task,) = rng.choices(self.tasks, self.task_weights)
+        drawn = self._draw(position, task, epoch)
         references = [self._reference(image_id, concept, rng) for image_id, concept in drawn]
         return {
             **example,

@@ -46,14 +46,14 @@ def other_characters(characters: list[str]) -> list[int]:
 def held_out_examples(figures, args: TrainArguments) -> dict:
     """A batch of held-out targets, spread over the table, without augmentation or prompt: references alone tell."""
     held_out = TrainingFigures(
-        figures, args.tasks, args.resolution, args.seed, background_removal=1.0, prompt_drop=1.0,
+        figures, args.tasks, args.resolution, args.seed, background_removal=1.0,
         augmentation=NO_AUGMENTATION,
     )  # fmt: skip
     count = min(args.validation_targets, len(held_out))
     chosen = [held_out[0, i * len(held_out) // count] for i in range(count)]
     if len({example["character"] for example in chosen}) < 2:
         raise ValueError("data_dir: the split out_of_domain has one character, wanted two or more to tell them apart")
-    return torch.utils.data.default_collate(chosen)
+    return torch.utils.data.default_collate([{**example, "prompt": ""} for example in chosen])
 
 
 def verdict(lines: list[dict]) -> str:

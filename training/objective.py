@@ -22,19 +22,20 @@ def noise_prediction_loss(
         sample_weights: (B,), of each item in both terms, for instance by its noise level; 1 without.
 
     Returns:
-        Scalars: "loss" = "content" + head_weight * "head". A term whose mask is 0 everywhere is exactly 0.
+        Scalars: "loss" = "content" + head_weight * "head". Each item counts alike, whatever part of it is content, so
+        that the loss of a batch is the mean of the losses of its parts. An item whose mask is 0 everywhere adds 0.
     """
     error = F.mse_loss(prediction.float(), noise.float(), reduction="none").mean(dim=1, keepdim=True)  # (B, 1, h, w)
     if sample_weights is not None:
         error = error * sample_weights.view(-1, 1, 1, 1)
-    content = masked_mean(error, content_mask)
-    head = masked_mean(error, content_mask * head_mask)
+    content = masked_mean(error, content_mask).mean()
+    head = masked_mean(error, content_mask * head_mask).mean()
     return {"loss": content + head_weight * head, "content": content, "head": head}
 
 
 def masked_mean(error: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of `error` over what `mask` sums to, both (B, 1, h, w); 0 for an empty mask."""
-    return (error * mask).sum() / mask.sum().clamp(min=1e-6)
+    """(B,): of each item the mean of `error` over what its `mask` sums to, both (B, 1, h, w); 0 for an empty mask."""
+    return (error * mask).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp(min=1e-6)
 
 
 def to_latent_size(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -61,3 +62,23 @@ def inverse_snr_weights(
     """clamp(1 / SNR, low, high) of each timestep, (B,): turns the error in the noise towards that in the picture."""
     alphas = alphas_cumprod[timesteps]
     return ((1 - alphas) / alphas).clamp(low, high)
+
+
+def min_snr_weights(alphas_cumprod: torch.Tensor, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
+    """min(SNR, gamma) / SNR of each timestep, (B,), for noise prediction (Hang et al., arXiv:2303.09556)."""
+    alphas = alphas_cumprod[timesteps]
+    snr = alphas / (1 - alphas)
+    return snr.clamp(max=gamma) / snr
+
+
+def draw_conditions(
+    count: int, generator: torch.Generator, empty_text: float, empty_references: float, empty_both: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which samples keep their text and which their references: two (count,) bool.
+
+    With the probability `empty_both` a sample loses both; else the one with `empty_text`, and independently the other
+    with `empty_references`.
+    """
+    both, text, references = (torch.rand(count, generator=generator) for _ in range(3))
+    kept = both >= empty_both
+    return kept & (text >= empty_text), kept & (references >= empty_references)

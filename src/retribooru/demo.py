@@ -2,25 +2,21 @@
 
 import json
 import time
-from collections import defaultdict
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import load_dataset
 from diffusers import AutoencoderKL
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from retribooru.dataset_script.build import BuildReport, build_figures
 from retribooru.dataset_script.files import replacing
 from retribooru.dataset_script.mini import draw_edition
-from retribooru.dataset_script.references import RECIPES
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
-from retribooru.pipeline.reference_processor import pad_to_square, remove_background
 from retribooru.training.arguments import TrainArguments, VaeArguments, read_preset
 from retribooru.training.curves import read_metrics
 from retribooru.training.data import load_figures
+from retribooru.training.grids import draw, held_out_rows, save_grid, square_target
 from retribooru.training.held_out import verdict
 from retribooru.training.scratch import small_stable_diffusion, small_tokenizer
 from retribooru.training.train import train
@@ -65,8 +61,8 @@ def run_demo(
     pipeline = RetriBooruPipeline.from_pretrained(pipeline_dir)
     pipeline.set_progress_bar_config(disable=True)
 
-    rows = {task: held_out_rows(out / "built", task, ROWS_PER_TASK) for task in ("reconstruct", "compose")}
-    generated = {task: [draw(pipeline, row, seed) for row in rows[task]] for task in rows}
+    rows = {task: held_out_rows(str(out / "built"), task, ROWS_PER_TASK) for task in ("reconstruct", "compose")}
+    generated = {task: [draw(pipeline, row, seed, GUIDANCE_SCALE) for row in rows[task]] for task in rows}
     squares = {task: [square_target(row, pipeline.sample_size) for row in rows[task]] for task in rows}
     grid = save_grid(out / "grid.png", rows, generated, squares)
 
@@ -129,37 +125,6 @@ def train_all(out: Path, seed: int, vae_steps: int | None, base_steps: int | Non
     return train(TrainArguments(**retrieval, pretrained_model_name_or_path=str(base_dir)))
 
 
-def held_out_rows(data_dir: Path, task: str, count: int) -> list[dict]:
-    """Rows of characters that were never trained on, of as many identities as there are."""
-    dataset = load_dataset("retribooru", task, data_dir=str(data_dir), split="out_of_domain")
-    identities = {}
-    for i, identity in enumerate(zip(dataset["character"], dataset["artist"], dataset["outfit"])):
-        identities.setdefault(identity, i)
-    by_character = defaultdict(list)
-    for (character, _, _), i in identities.items():
-        by_character[character].append(i)
-    # One of each character first, then their other outfits.
-    order = [i for turn in zip_longest(*by_character.values()) for i in turn if i is not None]
-    return [dataset[i] for i in order[:count]]
-
-
-def draw(pipeline: RetriBooruPipeline, row: dict, seed: int) -> Image.Image:
-    """One picture from a row of a task."""
-    return pipeline(
-        row["prompt"],
-        reference_images=row["reference_images"],
-        reference_concepts=row["reference_concepts"],
-        reference_masks=row["reference_masks"],
-        guidance_scale=GUIDANCE_SCALE,
-        generator=torch.Generator().manual_seed(seed),
-    ).images[0]
-
-
-def square_target(row: dict, size: int) -> Image.Image:
-    """The target as the model would have had to draw it, its background kept."""
-    return pad_to_square(row["target"].convert("RGB"), (255, 255, 255)).resize((size, size), Image.BICUBIC)
-
-
 def palette(image: Image.Image) -> np.ndarray:
     """Colour histogram, 4 x 4 x 4 bins of RGB summing to 1."""
     pixels = np.asarray(image.convert("RGB")).reshape(-1, 3) // 64
@@ -202,29 +167,3 @@ def clip_scores(name: str, rows: dict, generated: dict) -> dict:
         "clip_t": {task: clip_t(generated[task], [row["prompt"] for row in rows[task]], model, processor)
                    .mean().item() for task in rows},
     }  # fmt: skip
-
-
-def save_grid(path: Path, rows: dict, generated: dict, targets: dict, cell: int = 96) -> Path:
-    """references | generated | target, a line per row, the tasks one below the other."""
-    gap, head = 4, 18
-    columns = len(RECIPES["compose"]) + 2
-    lines = sum(map(len, rows.values()))
-    grid = Image.new("RGB", (columns * (cell + gap) + 2 * gap, lines * (cell + gap) + len(rows) * head + gap), "white")
-    pen, y = ImageDraw.Draw(grid), 0
-    for task, task_rows in rows.items():
-        pen.text((gap, y + 3), f"{task}: references (background removed)", fill="black")
-        for column, title in ((columns - 2, "generated"), (columns - 1, "target")):
-            pen.text((column * (cell + gap) + gap * 2, y + 3), title, fill="black")
-        y += head
-        for row, picture, target in zip(task_rows, generated[task], targets[task]):
-            references = [
-                pad_to_square(remove_background(image.convert("RGB"), mask, (255, 255, 255)), (255, 255, 255))
-                for image, mask in zip(row["reference_images"], row["reference_masks"])
-            ]
-            for column, image in enumerate([*references, picture, target]):
-                x = column * (cell + gap) + gap + (gap if column >= len(references) else 0)
-                grid.paste(image.resize((cell, cell), Image.NEAREST if image.width < cell else Image.BICUBIC), (x, y))
-            y += cell + gap
-    with replacing(path) as partial:
-        grid.save(partial, format="PNG")
-    return path

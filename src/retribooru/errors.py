@@ -11,6 +11,6 @@ def clear_errors() -> Iterator[None]:
     """Bad input ends in one line and status 1; anything else is a fault of ours and shows where."""
     try:
         yield
-    except (ValueError, TypeError, FileNotFoundError, ImportError, ConnectionError) as error:
+    except (ValueError, TypeError, FileNotFoundError, ImportError, ConnectionError, FloatingPointError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error

@@ -20,8 +20,8 @@ def test_terms_by_hand(tensors):
     prediction, noise, content, head = tensors
     terms = objective.noise_prediction_loss(prediction, noise, content, head, head_weight=0.5)
     error = (prediction - noise).square()
-    counted = torch.cat([error[0, :, :, 2:6].flatten(), error[1].flatten()])
-    torch.testing.assert_close(terms["content"], counted.mean())
+    each = torch.stack([error[0, :, :, 2:6].mean(), error[1].mean()])
+    torch.testing.assert_close(terms["content"], each.mean())
     torch.testing.assert_close(terms["head"], error[:, :, 1:4, 2:5].mean())
     torch.testing.assert_close(terms["loss"], terms["content"] + 0.5 * terms["head"])
 
@@ -57,7 +57,14 @@ def test_sample_weights(tensors):
     content = torch.ones_like(content)
     weighted = objective.noise_prediction_loss(prediction, noise, content, head, 0.0, torch.tensor([2.0, 0.0]))
     alone = objective.noise_prediction_loss(prediction[:1], noise[:1], content[:1], head[:1], 0.0)
-    torch.testing.assert_close(weighted["loss"], alone["loss"])  # twice the one, over the room of two
+    torch.testing.assert_close(weighted["loss"], alone["loss"])  # the mean of twice the one and nothing
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_its_items(tensors):
+    whole = objective.noise_prediction_loss(*tensors, 0.5)
+    items = [objective.noise_prediction_loss(*(part[i : i + 1] for part in tensors), 0.5) for i in range(2)]
+    for name, term in whole.items():
+        torch.testing.assert_close(term, (items[0][name] + items[1][name]) / 2)
 
 
 def test_latent_mask_is_the_share_of_a_cell():
@@ -83,3 +90,22 @@ def test_inverse_snr_weights():
     alphas = torch.tensor([0.999, 0.5, 0.25, 0.01])
     weights = objective.inverse_snr_weights(alphas, torch.tensor([0, 1, 2, 3]))
     torch.testing.assert_close(weights, torch.tensor([0.2, 1.0, 3.0, 6.0]))
+
+
+def test_min_snr_weights():
+    alphas = torch.tensor([0.99, 0.9, 0.5, 0.01])  # SNR 99, 9, 1, 1/99
+    weights = objective.min_snr_weights(alphas, torch.tensor([0, 1, 2, 3]), gamma=5.0)
+    torch.testing.assert_close(weights, torch.tensor([5 / 99, 5 / 9, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.1, 0.0), (0.3, 0.2, 0.25), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)])
+def test_conditions_are_dropped_at_their_rates(rates):
+    text, references = objective.draw_conditions(50_000, torch.Generator().manual_seed(0), *rates)
+    empty_text, empty_references, both = rates
+
+    def share(which):
+        return pytest.approx(which.float().mean().item(), abs=0.01)
+
+    assert (1 - both) * (1 - empty_text) == share(text)
+    assert (1 - both) * (1 - empty_references) == share(references)
+    assert both + (1 - both) * empty_text * empty_references == share(~text & ~references)

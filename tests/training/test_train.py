@@ -1,11 +1,13 @@
 """Training runs of a few steps with tiny models."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 
 from retribooru import RetriBooruPipeline
@@ -127,6 +129,91 @@ def test_going_on_from_a_checkpoint_ends_with_the_same_weights(run, trained, tmp
     assert read_metrics(folder / "metrics.jsonl") == read_metrics(trained / "metrics.jsonl")
 
 
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run, trained, tmp_path, caplog):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    damaged = folder / "checkpoint-4" / "model.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    run(folder, resume_from_checkpoint="latest")
+    assert "checkpoint-4 is damaged (model.safetensors is not as it was written)" in caplog.text
+    expected, got = weights(trained), weights(folder)
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+    (folder / "checkpoint-2" / "optimizer.bin").unlink()
+    with pytest.raises(
+        ValueError, match="resume_from_checkpoint: got checkpoint-2, which is damaged: optimizer.bin is"
+    ):
+        run(folder, resume_from_checkpoint="checkpoint-2")
+
+
+def test_only_the_newest_checkpoints_are_kept(run, tmp_path):
+    folder = run(tmp_path / "run", checkpointing_steps=1, checkpoints_total_limit=2)
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
+
+
+def test_accumulating_equals_a_larger_batch(run, trained, tmp_path):
+    folder = run(tmp_path / "run", train_batch_size=1, gradient_accumulation_steps=2)
+    losses, expected = (
+        [line["loss"] for line in read_metrics(path / "metrics.jsonl") if "loss" in line] for path in (folder, trained)
+    )
+    assert losses == pytest.approx(expected, rel=1e-3)  # Adam magnifies the rounding of one step in the next
+
+
+def test_gradient_checkpointing_changes_nothing(run, trained, tmp_path):
+    folder = run(tmp_path / "run", gradient_checkpointing=True)
+    expected, got = weights(trained), weights(folder)
+    assert all(torch.allclose(expected[key], got[key], atol=1e-5) for key in expected)
+
+
+def test_moving_average(run, trained, tmp_path):
+    """The average is the result, stands behind the last weights, and survives a restart."""
+    folder = run(tmp_path / "run", use_ema=True)
+    start, last, averaged = weights(trained), load_last(trained), weights(folder)
+    key = "unet.retrieval_layers.0.zero_conv.weight"
+    assert not torch.equal(averaged[key], start[key])
+    assert averaged[key].norm() < start[key].norm()  # zeros are where it began
+    assert last.keys() == load_last(folder).keys()
+    assert all(torch.equal(value, load_last(folder)[name]) for name, value in last.items())  # trained alike
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    shutil.rmtree(again / "unet")
+    run(again, use_ema=True, resume_from_checkpoint="latest")
+    assert all(torch.equal(value, averaged[name]) for name, value in weights(again).items())
+
+
+def test_grids_of_held_out_characters(run, trained, tmp_path):
+    folder = run(tmp_path / "run", image_validation_steps=3, num_validation_images=2, use_ema=True)
+    grids = sorted((folder / "samples").iterdir())
+    assert [path.name for path in grids] == ["step-000003.png", "step-000006.png"]
+    with Image.open(grids[0]) as first, Image.open(grids[1]) as last:
+        assert first.size == last.size and first.tobytes() != last.tobytes()
+    assert all(torch.equal(value, load_last(folder)[name]) for name, value in load_last(trained).items())  # as without
+
+
+def load_last(folder):
+    return load_file(folder / "checkpoint-4" / "model.safetensors")
+
+
+def test_a_loss_that_is_no_number_stops(run, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"loss: got (nan|inf) at step \d+, for the targets .*checkpoint is"):
+        run(tmp_path / "run", learning_rate=1e30, max_grad_norm=1e30, checkpointing_steps=1, max_train_steps=20)
+
+
+def test_8bit_adam_without_bitsandbytes(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ImportError, match="use_8bit_adam: got True, but bitsandbytes is not installed"):
+        run(tmp_path / "run", use_8bit_adam=True)
+
+
+@pytest.mark.parametrize("options", [{"reference_timestep": "denoising"}, {"snr_gamma": 5.0}])
+def test_other_settings_train(run, before, tmp_path, options):
+    folder = run(tmp_path / "run", max_train_steps=2, **options)
+    assert changed_parts(before, weights(folder)) == {"retrieval_layers", "decoder", "retrieval_encoder"}
+    kind = options.get("reference_timestep", "zero")
+    assert RetriBooruPipeline.from_pretrained(folder).retrieval_encoder.config.reference_timestep == kind
+
+
 def test_base_trains_unet_and_text_encoder(run, stable_diffusion_dir, tmp_path):
     folder = run(tmp_path / "base", train_base=True, max_train_steps=2)
     plain, new = weights(stable_diffusion_dir), weights(folder)
@@ -164,7 +251,9 @@ def test_flags_over_preset_over_defaults(tmp_path):
 
 
 def test_presets_fit_their_trainers():
-    assert {path.stem for path in PRESETS.glob("*.yaml")} == {"demo-vae", "demo-base", "demo-retrieval"}
+    rows = ("9k", "9k-drop-low", "9k-drop-high", "9k-lock-decoder", "9k-lock-both", "45k")
+    paper = {f"{task}{row}" for task in ("recon", "compose") for row in rows}
+    assert {path.stem for path in PRESETS.glob("*.yaml")} == {"demo-vae", "demo-base", "demo-retrieval", *paper}
     for path in PRESETS.glob("*.yaml"):
         kind = VaeArguments if "vae" in path.stem else TrainArguments
         kind(output_dir="out", data_dir="built", **read_preset(path.stem, kind))
@@ -172,12 +261,27 @@ def test_presets_fit_their_trainers():
 
 WRONG = {
     "unknown key": ({"preset": "learning_rat: 1"}, "preset: .* has learning_rat, which TrainArguments does not know"),
-    "no such preset": ({"flags": ["--preset", "recon"]}, "preset: got recon, wanted a YAML file or one of demo-base"),
+    "no such preset": ({"flags": ["--preset", "recon"]}, "preset: got recon, wanted a YAML file or one of compose45k"),
     "task": ({"flags": ["--tasks", "paint"]}, r"tasks: got \['paint'\], wanted some of reconstruct, compose"),
     "share": ({"flags": ["--background_removal", "2"]}, "background_removal: got 2.0, wanted a share between 0 and 1"),
     "steps": ({"flags": ["--max_train_steps", "0"]}, "max_train_steps: got 0, wanted at least 1"),
     "precision": ({"flags": ["--mixed_precision", "fp8"]}, "mixed_precision: got fp8, wanted no, fp16 or bf16"),
     "locked base": ({"flags": ["--train_base", "--lock_decoder"]}, "lock_decoder: got True, wanted none of the locks"),
+    "task weights": (
+        {"flags": ["--tasks", "compose", "--task_weights", "1", "2"]},
+        r"task_weights: got \[1.0, 2.0\], wan",
+    ),
+    "two weightings": (
+        {"flags": ["--snr_gamma", "5", "--inverse_snr_weighting"]},
+        "snr_gamma: got 5.0, wanted none wit",
+    ),
+    "no gamma": ({"flags": ["--snr_gamma", "0"]}, "snr_gamma: got 0.0, wanted more than 0"),
+    "decay": ({"flags": ["--ema_decay", "1"]}, "ema_decay: got 1.0, wanted a number between 0 and 1"),
+    "timestep": ({"flags": ["--reference_timestep", "all"]}, "reference_timestep: got all, wanted one of zero, denois"),
+    "grids of a base": (
+        {"flags": ["--train_base", "--image_validation_steps", "5"]},
+        "image_validation_steps: got 5, wa",
+    ),
     "no figures": ({"flags": ["--data_dir", "nothing"]}, "data_dir: got nothing, which has no data/train-\\*.parquet"),
     "no checkpoint": (
         {"flags": ["--resume_from_checkpoint", "latest"]},

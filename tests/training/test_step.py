@@ -1,0 +1,52 @@
+"""What a training step computes is what the pipeline does."""
+
+import pytest
+import torch
+
+from handmade import draw
+from retribooru import RetriBooruPipeline
+from retribooru.pipeline.reference_processor import ReferenceProcessor
+from retribooru.training.arguments import TrainArguments
+from retribooru.training.step import Model, draw_noise
+
+IMAGES, CONCEPTS = [draw("red")[0], draw("green", size=(30, 20))[0], draw("blue")[0]], ["face", "body", "figure"]
+MASKS = [draw("red")[1], None, None]
+
+
+@pytest.mark.parametrize("reference_timestep", ["zero", "denoising"])
+@torch.no_grad()
+def test_training_predicts_what_the_pipeline_does(stable_diffusion, reference_timestep):
+    """Two items with two references each, three noised targets of each; masked and padded tokens are left out."""
+    pipeline = RetriBooruPipeline.from_stable_diffusion(stable_diffusion, reference_timestep=reference_timestep)
+    for layer in pipeline.unet.retrieval_layers:
+        torch.nn.init.normal_(layer.zero_conv.weight)
+    generator = torch.Generator().manual_seed(0)
+    noisy, text = torch.randn(6, 4, 8, 8, generator=generator), torch.randn(6, 16, 16, generator=generator)
+    timesteps = torch.tensor([900, 700, 500, 300, 100, 1])
+
+    items = [(0, 1), (2, 0)]
+    pixels, content = ReferenceProcessor(32)(IMAGES, MASKS)
+    latents = pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
+    texts = [pipeline.retrieval_encoder.config.concept_texts[concept] for concept in CONCEPTS]
+    concepts = pipeline.encode_prompt(texts, "cpu", 1, False)[0]
+    batch = [torch.stack([part[list(item)] for item in items]) for part in (latents, concepts, content)]
+    trained = Model(pipeline, train_base=False)(noisy, timesteps, text, *batch)
+
+    for number, item in enumerate(items):
+        chosen = [[part[i] for i in item] for part in (IMAGES, CONCEPTS, MASKS)]
+        features = pipeline.encode_references(*chosen)
+        for row in range(3 * number, 3 * number + 3):
+            tokens = features.tokens or pipeline._read_tokens(features, timesteps[row])
+            references = pipeline.unet.project_references(tokens, features.biases)
+            expected = pipeline.unet(noisy[row : row + 1], timesteps[row], text[row : row + 1], references).sample
+            torch.testing.assert_close(trained[row : row + 1], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_drawn_is_each_samples_own():
+    args = TrainArguments(output_dir="out", noise_draws=2, proportion_empty_references=0.5)
+    together = draw_noise([5, 900], torch.Size((4, 8, 8)), 1000, args)
+    alone = [draw_noise([sample], torch.Size((4, 8, 8)), 1000, args) for sample in (5, 900)]
+    for both, one, other in zip(together, *alone):
+        assert torch.equal(both, torch.cat([one, other])) and len(both) == 4
+    noise, timesteps, _, _ = together
+    assert not torch.equal(noise[0], noise[1]) and len(set(timesteps.tolist())) == 4

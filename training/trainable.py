@@ -1,0 +1,70 @@
+"""What a training begins with, and what of it is trained."""
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from torch import nn
+
+from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
+
+from .arguments import TrainArguments
+
+
+def trainable_modules(pipeline: DiffusionPipeline, args: TrainArguments) -> list[nn.Module]:
+    """What the optimizer changes. Frozen: SD's encoder and middle block, VAE, text encoder; and what is locked.
+
+    The cross-attention and zero convolutions are trained in every setting (paper section 4.2).
+    """
+    if args.train_base:
+        return [pipeline.unet, pipeline.text_encoder]
+    unet = pipeline.unet
+    modules = [unet.retrieval_layers]
+    if not args.lock_decoder:
+        modules += [unet.up_blocks, unet.conv_norm_out, unet.conv_out]
+    if not args.lock_encoder:
+        modules += [pipeline.retrieval_encoder]
+    return [module for module in modules if module is not None]
+
+
+def freeze_all_but(pipeline: DiffusionPipeline, modules: list[nn.Module]) -> None:
+    for component in pipeline.components.values():
+        if isinstance(component, nn.Module):
+            component.requires_grad_(False)
+    for module in modules:
+        module.requires_grad_(True)
+
+
+def load_pipeline(args: TrainArguments) -> DiffusionPipeline:
+    """The pipeline to begin with: a RetriBooruPipeline as it is, else Stable Diffusion and fresh retrieval layers."""
+    name = args.pretrained_model_name_or_path
+    index = DiffusionPipeline.load_config(name)
+    if args.train_base:
+        return StableDiffusionPipeline.from_pretrained(name)
+    if RetriBooruPipeline.__name__ in index["_class_name"]:
+        return RetriBooruPipeline.from_pretrained(name)
+    return RetriBooruPipeline.from_stable_diffusion(
+        name, retrieval_query=args.retrieval_query, reference_timestep=args.reference_timestep
+    )
+
+
+def parameter_groups(pipeline: DiffusionPipeline, modules: list[nn.Module], args: TrainArguments) -> list[dict]:
+    """The new layers with a learning rate of their own."""
+    new = [] if args.train_base else list(pipeline.unet.retrieval_layers.parameters())
+    ids = {id(parameter) for parameter in new}
+    rest = [parameter for module in modules for parameter in module.parameters() if id(parameter) not in ids]
+    groups = [(new, args.learning_rate * args.retrieval_lr_multiplier), (rest, args.learning_rate)]
+    return [{"params": params, "lr": lr} for params, lr in groups if params]
+
+
+def make_optimizer(
+    pipeline: DiffusionPipeline, modules: list[nn.Module], args: TrainArguments
+) -> torch.optim.Optimizer:
+    """AdamW; with `use_8bit_adam` that of bitsandbytes. Raises ImportError where it is not installed."""
+    kind = torch.optim.AdamW
+    if args.use_8bit_adam:
+        try:
+            from bitsandbytes.optim import AdamW8bit as kind
+        except ImportError as error:
+            raise ImportError(
+                "use_8bit_adam: got True, but bitsandbytes is not installed: pip install bitsandbytes"
+            ) from error
+    return kind(parameter_groups(pipeline, modules, args), weight_decay=args.adam_weight_decay)
