@@ -409,7 +409,8 @@ def test_a_vae_that_overflows_in_float16_works_in_float32_and_is_put_back(xl, fr
 
         monkeypatch.setattr(AutoencoderKL, name, spy)
     generate(fresh, **A)
-    assert seen == [("encode", torch.float32, torch.float32), ("decode", torch.float32, torch.float32)]
+    wide = (torch.float32, torch.float32)
+    assert seen == [*[("encode", *wide)] * len(A["reference_images"]), ("decode", *wide)]
     assert fresh.vae.dtype == torch.float16
 
     def fail(*args, **kwargs):
