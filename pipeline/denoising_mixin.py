@@ -1,8 +1,6 @@
 """The denoising loop, retrieving."""
 
-import math
 from collections.abc import Callable, Sequence
-from numbers import Real
 
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -10,7 +8,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from PIL import Image
 
-from .guidance import RetrievalScale, guidance_branches, guide, retrieval_scales
+from .guidance import RetrievalScale, check_scale, guidance_branches, guide, retrieval_scales
 from .retrieved_features import RetrievedFeatures
 
 
@@ -81,9 +79,9 @@ class DenoisingMixin:
         Returns:
             (B, c, h, w) latents.
         """
-        _check_guidance("guidance_scale", guidance_scale)
+        check_scale("guidance_scale", guidance_scale)
         if reference_guidance_scale is not None:
-            _check_guidance("reference_guidance_scale", reference_guidance_scale)
+            check_scale("reference_guidance_scale", reference_guidance_scale)
         self._guidance_scale, self._reference_guidance_scale = guidance_scale, reference_guidance_scale
         self._guidance_rescale = guidance_rescale
         self._num_timesteps, self._interrupt = len(timesteps), False
@@ -188,8 +186,3 @@ def _to_rows(parts: Sequence[torch.Tensor], items: int) -> torch.Tensor:
 def _from_rows(rows: torch.Tensor, items: int, branches: int) -> list[torch.Tensor]:
     """The inverse of `_to_rows`."""
     return [part.flatten(0, 1) for part in rows.unflatten(0, (items, branches, -1)).unbind(1)]
-
-
-def _check_guidance(name: str, value: float) -> None:
-    if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name}: got {value!r}, wanted a finite number of at least 0")

@@ -97,6 +97,11 @@ def _scale_of_levels(value: float | Sequence[float], levels: int) -> torch.Tenso
     if len(values) != levels:
         raise ValueError(f"retrieval_scale: got {len(values)} values, wanted one, or one for each of {levels} levels")
     for number in values:
-        if not (isinstance(number, Real) and math.isfinite(number) and number >= 0):
-            raise ValueError(f"retrieval_scale: got {number!r}, wanted a finite number of at least 0")
+        check_scale("retrieval_scale", number)
     return torch.tensor(values, dtype=torch.float32)
+
+
+def check_scale(name: str, value: float) -> None:
+    """Raises ValueError, naming the argument, unless the value is a finite number of at least 0."""
+    if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name}: got {value!r}, wanted a finite number of at least 0")

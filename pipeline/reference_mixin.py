@@ -143,10 +143,16 @@ class ReferenceMixin:
 
         Raises ValueError for features of another model.
         """
-        if isinstance(features, (str, os.PathLike)):
-            features = RetrievedFeatures.load(features)
-        if isinstance(features, (list, tuple)):
-            features = RetrievedFeatures.stack([self.check_features(part) for part in features])
+        parts = list(features) if isinstance(features, (list, tuple)) else [features]
+        parts = [RetrievedFeatures.load(part) if isinstance(part, (str, os.PathLike)) else part for part in parts]
+        own = self.fingerprint()
+        for part in parts:
+            self._check_made_here(part, own)
+        parts = [part.to(self._execution_device, self.retrieval_encoder.dtype) for part in parts]
+        return parts[0] if len(parts) == 1 else RetrievedFeatures.stack(parts)
+
+    def _check_made_here(self, features: RetrievedFeatures, own: torch.Tensor) -> None:
+        """Raises TypeError or ValueError unless a model of the fingerprint `own` made the features."""
         if type(features).__name__ != RetrievedFeatures.__name__:
             raise TypeError(f"reference_features: got {type(features).__name__}, wanted RetrievedFeatures")
         features.check("reference_features: their")
@@ -158,9 +164,8 @@ class ReferenceMixin:
                 f"reference_features: got {features!r} with channels {found}, wanted those of a retrieval encoder with "
                 f"channels {channels} and reference_timestep {kind!r}: they are of another model"
             )
-        if not same_fingerprint(features.fingerprint, self.fingerprint()):
+        if not same_fingerprint(features.fingerprint, own):
             raise ValueError(
                 "reference_features: their fingerprint is not this pipeline's: they were encoded by another model, or "
                 "before more training; encode the references again"
             )
-        return features.to(self._execution_device, self.retrieval_encoder.dtype)

@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import retribooru
+from retribooru.checkpoint_facts import PIPELINES
 from retribooru.generate_files import (
     grid_names,
     names_of,
@@ -41,8 +42,6 @@ from retribooru.generate_settings import (
 )
 from retribooru.pipeline.guidance import retrieval_scales
 from retribooru.pipeline.retrieved_features import RetrievedFeatures, fingerprint
-
-PIPELINES = ("RetriBooruPipeline", "RetriBooruXLPipeline")
 
 
 def generate(
