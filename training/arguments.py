@@ -25,6 +25,9 @@ class OptimizationArguments:
     images: str | None = field(
         default=None, metadata={"help": "Folder of the image files, for a data_dir that does not hold them."}
     )
+    characters: int | None = field(
+        default=None, metadata={"help": "Of the mini edition, where no data_dir is given; 300 without."}
+    )
     resolution: int = field(default=512, metadata={"help": "Side of targets and references in pixels."})
     seed: int = field(default=0, metadata={"help": "Of everything drawn."})
     train_batch_size: int = field(default=4, metadata={"help": "Targets per process and backward pass."})
@@ -32,21 +35,40 @@ class OptimizationArguments:
     learning_rate: float = field(default=1e-5, metadata={"help": "Not published; ours."})
     lr_scheduler: str = field(default="constant_with_warmup", metadata={"help": "A name of diffusers' schedules."})
     lr_warmup_steps: int = field(default=100, metadata={"help": "Steps from 0 to the learning rate."})
+    adam_beta2: float = field(default=0.999, metadata={"help": "Of AdamW: how long squared gradients are remembered."})
     adam_weight_decay: float = field(default=1e-2, metadata={"help": "Of AdamW."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to it."})
     mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16."})
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare examples."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Backward passes per step."})
+    use_8bit_adam: bool = field(default=False, metadata={"help": "AdamW of bitsandbytes, which must be installed."})
+    use_ema: bool = field(default=False, metadata={"help": "Keep a moving average of the weights; it is the result."})
+    ema_decay: float = field(default=0.9999, metadata={"help": "Of the moving average, once it has warmed up."})
+    checkpointing_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
+    checkpoints_total_limit: int | None = field(
+        default=None, metadata={"help": "The newest so many are kept; all without."}
+    )
+    resume_from_checkpoint: str | None = field(default=None, metadata={"help": "A checkpoint's folder, or latest."})
+    report_to: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Trackers, as accelerate names them: tensorboard, wandb, trackio. None without."},
+    )
     logging_steps: int = field(default=10, metadata={"help": "Steps between two lines of metrics.jsonl."})
     crop: float = field(default=0.1, metadata={"help": "Largest share of width and height cropped away."})
     flip: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
     jitter: float = field(default=0.05, metadata={"help": "Range of the colour jitter."})
 
     def __post_init__(self):
-        for name in ("resolution", "train_batch_size", "max_train_steps", "logging_steps"):
-            _check(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        for name in ("resolution", "train_batch_size", "max_train_steps", "logging_steps", "checkpointing_steps",
+                     "gradient_accumulation_steps", "checkpoints_total_limit"):  # fmt: skip
+            _check(name, getattr(self, name) is None or getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        given = self.characters is not None and self.data_dir is not None
+        _check("characters", not given, self.characters, "none with data_dir")
         _check("learning_rate", self.learning_rate > 0, self.learning_rate, "more than 0")
         schedules = [schedule.value for schedule in SchedulerType]
         _check("lr_scheduler", self.lr_scheduler in schedules, self.lr_scheduler, f"one of {', '.join(schedules)}")
+        _check("ema_decay", 0 < self.ema_decay < 1, self.ema_decay, "a number between 0 and 1")
+        _check("adam_beta2", 0 < self.adam_beta2 < 1, self.adam_beta2, "a number between 0 and 1")
         precisions = ("no", "fp16", "bf16")
         _check("mixed_precision", self.mixed_precision in precisions, self.mixed_precision, "no, fp16 or bf16")
         for name in ("crop", "flip", "jitter"):
@@ -63,6 +85,26 @@ class VaeArguments(OptimizationArguments):
     )
     latent_channels: int = field(default=4, metadata={"help": "Channels of the latents."})
     kl_weight: float = field(default=1e-6, metadata={"help": "Of the KL term."})
+    pretrained_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "A VAE to go on from: a Hub id or a folder. Random weights without."}
+    )
+    window: int | None = field(
+        default=None, metadata={"help": "Side in pixels of the windows of pictures to train on; whole ones without."}
+    )
+    windows: int = field(default=1, metadata={"help": "Windows of each picture."})
+    validation_steps: int = field(default=500, metadata={"help": "Steps between two looks at held-out pictures."})
+    validation_pictures: int = field(default=64, metadata={"help": "Held-out pictures looked at."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        factor = 2 ** (len(self.block_out_channels) - 1)
+        if self.window is None:
+            self.window = self.resolution
+        fine = 0 < self.window <= self.resolution and self.window % factor == 0
+        _check("window", fine, self.window, f"a multiple of {factor} up to the resolution, {self.resolution}")
+        _check("resolution", self.resolution % factor == 0, self.resolution, f"a multiple of {factor}")
+        for name in ("windows", "validation_steps", "validation_pictures"):
+            _check(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
 
 
 @dataclass
@@ -80,11 +122,7 @@ class TrainArguments(OptimizationArguments):
     task_weights: list[float] | None = field(
         default=None, metadata={"help": "How often each of the tasks is drawn, in relation; evenly without."}
     )
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Backward passes per step."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Compute again what would take memory."})
-    use_8bit_adam: bool = field(default=False, metadata={"help": "AdamW of bitsandbytes, which must be installed."})
-    use_ema: bool = field(default=False, metadata={"help": "Keep a moving average of the weights; it is the result."})
-    ema_decay: float = field(default=0.9999, metadata={"help": "Of the moving average, once it has warmed up."})
     train_base: bool = field(
         default=False,
         metadata={"help": "Train U-Net and text encoder without references: a base."},
@@ -109,9 +147,12 @@ class TrainArguments(OptimizationArguments):
     proportion_empty_references: float = field(default=0.1, metadata={"help": "Samples without references. Ours."})
     proportion_empty_both: float = field(default=0.0, metadata={"help": "Samples without either, besides. Ours."})
     background_removal: float = field(default=0.5, metadata={"help": "Share of references without background. Ours."})
-    checkpointing_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
-    checkpoints_total_limit: int | None = field(
-        default=None, metadata={"help": "The newest so many are kept; all without."}
+    latent_cache: str | None = field(
+        default=None, metadata={"help": "A folder to encode all pictures into, once, before the training."}
+    )
+    latent_cache_variants: int = field(
+        default=1,
+        metadata={"help": "Times that each picture's augmentations and background removal are drawn for the cache."},
     )
     validation_steps: int = field(default=100, metadata={"help": "Steps between two looks at the held-out characters."})
     validation_targets: int = field(default=32, metadata={"help": "Held-out targets looked at."})
@@ -120,7 +161,6 @@ class TrainArguments(OptimizationArguments):
     )
     num_validation_images: int = field(default=4, metadata={"help": "Pictures of each task in a grid."})
     validation_guidance_scale: float = field(default=7.5, metadata={"help": "Of the pictures in the grids."})
-    resume_from_checkpoint: str | None = field(default=None, metadata={"help": "A checkpoint's folder, or latest."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -131,9 +171,8 @@ class TrainArguments(OptimizationArguments):
         gamma = self.snr_gamma
         _check("snr_gamma", gamma is None or gamma > 0, gamma, "more than 0")
         _check("snr_gamma", gamma is None or not self.inverse_snr_weighting, gamma, "none with inverse_snr_weighting")
-        for name in ("noise_draws", "checkpointing_steps", "validation_steps", "validation_targets",
-                     "gradient_accumulation_steps", "checkpoints_total_limit", "image_validation_steps",
-                     "num_validation_images"):  # fmt: skip
+        for name in ("noise_draws", "validation_steps", "validation_targets", "image_validation_steps",
+                     "num_validation_images", "latent_cache_variants"):  # fmt: skip
             _check(name, getattr(self, name) is None or getattr(self, name) >= 1, getattr(self, name), "at least 1")
         grids = self.image_validation_steps is not None
         _check(
@@ -144,7 +183,6 @@ class TrainArguments(OptimizationArguments):
         )
         scale = self.validation_guidance_scale
         _check("validation_guidance_scale", 0 <= scale < float("inf"), scale, "a finite number of at least 0")
-        _check("ema_decay", 0 < self.ema_decay < 1, self.ema_decay, "a number between 0 and 1")
         weights = self.task_weights
         _check(
             "task_weights",

@@ -6,6 +6,13 @@ from pathlib import Path
 from retribooru.dataset_script.files import write_lines
 from retribooru.dataset_script.files import replacing
 
+# What a trainer looks at of held-out figures, and how a plot names it.
+LOOKS = {
+    "own_references": "loss, own references",
+    "other_references": "loss, another character's",
+    "psnr": "reconstruction, PSNR in dB",
+}
+
 
 class MetricsLog:
     """metrics.jsonl in a folder. Lines after `last_step` of an earlier run are dropped: that run is gone back on."""
@@ -38,28 +45,30 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def plot_metrics(lines: list[dict], path: Path) -> Path:
-    """Left: the terms of the training loss. Right, where there is one: the held-out loss, own against other."""
+    """Left: the terms of the training loss. Right, what was looked at of held-out figures, if anything."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    held_out = [line for line in lines if "own_references" in line]
     trained = [line for line in lines if "loss" in line]
-    figure, axes = plt.subplots(1, 2 if held_out else 1, figsize=(10 if held_out else 5, 3.6), squeeze=False)
+    looks = [line for line in lines if "loss" not in line]
+    figure, axes = plt.subplots(1, 2 if looks else 1, figsize=(10 if looks else 5, 3.6), squeeze=False)
     axis = axes[0][0]
     for name in (key for key in (trained[0] if trained else ()) if key not in ("step", "lr")):
         steps, values = [line["step"] for line in trained], [line[name] for line in trained]
         (drawn,) = axis.plot(steps, values, alpha=0.25, linewidth=0.8)
         axis.plot(steps, _smooth(values), color=drawn.get_color(), label=name)
     axis.set(xlabel="step", ylabel="loss", yscale="log", title="training loss (smoothed)")
-    axis.legend()
-    if held_out:
+    if looks:
         axis = axes[0][1]
-        for name, label in (("own_references", "own references"), ("other_references", "another character's")):
-            axis.plot([line["step"] for line in held_out], [line[name] for line in held_out], marker=".", label=label)
-        axis.set(xlabel="step", ylabel="loss", title="held-out characters, fixed noise")
-        axis.legend()
+        for name in LOOKS.keys() & set().union(*looks):
+            seen = [line for line in looks if name in line]
+            axis.plot([line["step"] for line in seen], [line[name] for line in seen], marker=".", label=LOOKS[name])
+        axis.set(xlabel="step", title="held-out characters")
+    for axis in axes[0]:
+        if axis.lines:
+            axis.legend()
     figure.tight_layout()
     with replacing(path) as partial:
         figure.savefig(partial, dpi=110, format="png")

@@ -5,22 +5,25 @@ from itertools import zip_longest
 from pathlib import Path
 
 import torch
-from datasets import load_dataset
 from PIL import Image, ImageDraw
 
-import retribooru  # noqa: F401 (teaches datasets the name)
 from retribooru.dataset_script.files import replacing
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 from retribooru.pipeline.reference_processor import pad_to_square, remove_background
 
+from .arguments import TrainArguments
+from .data import load_figures
 
-def held_out_rows(data_dir: str | None, task: str, count: int, images: str | None = None) -> list[dict]:
+
+def held_out_rows(
+    data_dir: str | None, task: str, count: int, images: str | None = None, characters: int | None = None
+) -> list[dict]:
     """Rows of characters that were never trained on, of as many characters and outfits as there are.
 
     Args:
-        data_dir, images: see `load_figures`.
+        data_dir, images, characters: see `load_figures`.
     """
-    dataset = load_dataset("retribooru", task, data_dir=data_dir, split="out_of_domain", images=images)
+    dataset = load_figures(data_dir, "out_of_domain", images, characters, task)
     identities = {}
     for i, identity in enumerate(zip(dataset["character"], dataset["artist"], dataset["outfit"])):
         identities.setdefault(identity, i)
@@ -42,6 +45,31 @@ def draw(pipeline: RetriBooruPipeline, row: dict, seed: int, guidance_scale: flo
         guidance_scale=guidance_scale,
         generator=torch.Generator().manual_seed(seed),
     ).images[0]
+
+
+class ValidationPictures:
+    """Pictures of held-out characters, the same ones at every step: samples/step-STEP.png in the output folder."""
+
+    def __init__(self, pipeline: RetriBooruPipeline, args: TrainArguments):
+        self.pipeline, self.args = pipeline, args
+        self.rows = {
+            task: held_out_rows(args.data_dir, task, args.num_validation_images, args.images, args.characters)
+            for task in args.tasks
+        }
+        self.targets = {task: [square_target(row, args.resolution) for row in rows] for task, rows in self.rows.items()}
+
+    def draw(self, step: int) -> Image.Image:
+        """The grid, which is saved too."""
+        self.pipeline.set_progress_bar_config(disable=True)
+        scale = self.args.validation_guidance_scale
+        drawn = {
+            task: [draw(self.pipeline, row, self.args.seed, scale) for row in rows] for task, rows in self.rows.items()
+        }
+        folder = Path(self.args.output_dir) / "samples"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"step-{step:06d}.png"
+        save_grid(path, self.rows, drawn, self.targets, max(96, self.args.resolution))
+        return Image.open(path)
 
 
 def square_target(row: dict, size: int) -> Image.Image:

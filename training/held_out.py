@@ -3,35 +3,54 @@
 import torch
 from torch import nn
 
+from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
+
 from . import objective
 from .arguments import TrainArguments
-from .augment import NO_AUGMENTATION
-from .data import Batch, TrainingFigures
+from .data import TrainingFigures
+from .step import encode_batch
+from .views import Views
 
 # A run whose held-out loss with another character's references is not at least this share above that with their own
 # has not learned to retrieve.
 PARTED = 0.05
 
 
-@torch.no_grad()
-def held_out_losses(model: nn.Module, scheduler, batch: Batch, others: list[int], seed: int) -> dict[str, float]:
-    """Loss on held-out characters with their own references and with another character's, for the same noise.
+class HeldOut:
+    """Held-out targets, their noise always the same, with their own references and with another character's.
 
-    When the second rises above the first, the model has begun to retrieve: visible long before it is in pictures.
+    When the loss with the second rises above that with the first, the model has begun to retrieve: visible long before
+    it is in pictures.
+
+    Args:
+        figures: rows of the figures config, of characters that are not trained on.
+        concepts: from `concept_embeddings`.
     """
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
-    steps = scheduler.config.num_train_timesteps
-    timesteps = torch.linspace(steps // 4, steps - 1, len(noise)).long().to(noise.device)
-    noisy = scheduler.add_noise(batch.latents, noise, timesteps)
 
-    def loss(order) -> float:
-        prediction = model(noisy, timesteps, batch.text, batch.references[order], batch.concepts[order],
+    def __init__(self, figures, pipeline: RetriBooruPipeline, concepts: torch.Tensor, args: TrainArguments):
+        examples = held_out_examples(figures, args)
+        self.batch = encode_batch(pipeline, examples, concepts, train_base=False)
+        self.others = other_characters(examples["character"])
+        generator = torch.Generator().manual_seed(args.seed)
+        latents = self.batch.latents
+        self.noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        steps = pipeline.scheduler.config.num_train_timesteps
+        self.timesteps = torch.linspace(steps // 4, steps - 1, len(latents)).long().to(latents.device)
+        self.noisy = pipeline.scheduler.add_noise(latents, self.noise, self.timesteps)
+
+    def losses(self, model: nn.Module) -> dict[str, float]:
+        """Means over the targets' content, without the head term."""
+        return {
+            "own_references": self._loss(model, list(range(len(self.noise)))),
+            "other_references": self._loss(model, self.others),
+        }
+
+    def _loss(self, model: nn.Module, order: list[int]) -> float:
+        batch = self.batch
+        prediction = model(self.noisy, self.timesteps, batch.text, batch.references[order], batch.concepts[order],
                            batch.content[order])  # fmt: skip
-        terms = objective.noise_prediction_loss(prediction, noise, batch.content_mask, batch.head_mask, 0.0)
+        terms = objective.noise_prediction_loss(prediction, self.noise, batch.content_mask, batch.head_mask, 0.0)
         return terms["loss"].item()
-
-    return {"own_references": loss(list(range(len(noise)))), "other_references": loss(others)}
 
 
 def other_characters(characters: list[str]) -> list[int]:
@@ -45,10 +64,8 @@ def other_characters(characters: list[str]) -> list[int]:
 
 def held_out_examples(figures, args: TrainArguments) -> dict:
     """A batch of held-out targets, spread over the table, without augmentation or prompt: references alone tell."""
-    held_out = TrainingFigures(
-        figures, args.tasks, args.resolution, args.seed, background_removal=1.0,
-        augmentation=NO_AUGMENTATION,
-    )  # fmt: skip
+    views = Views(figures, args.resolution, background_removal=1.0)
+    held_out = TrainingFigures(figures, views, args.tasks, args.seed)
     count = min(args.validation_targets, len(held_out))
     chosen = [held_out[0, i * len(held_out) // count] for i in range(count)]
     if len({example["character"] for example in chosen}) < 2:

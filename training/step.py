@@ -53,8 +53,12 @@ def encode_batch(pipeline: DiffusionPipeline, examples: dict, concept_table: tor
     """From a collated batch of `TrainingFigures` to what the model reads. The VAE's mode is taken, not a sample."""
     vae, device = pipeline.vae, pipeline.vae.device
 
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        return vae.encode(pixels.to(device, vae.dtype)).latent_dist.mode() * vae.config.scaling_factor
+    def encoded(view: str) -> torch.Tensor:
+        if f"{view}latents" in examples:
+            return examples[f"{view}latents"].to(device)
+        pixels = examples[f"{view}pixel_values"].to(device, vae.dtype)
+        latents = vae.encode(pixels.flatten(0, -4)).latent_dist.mode() * vae.config.scaling_factor
+        return latents.unflatten(0, pixels.shape[:-3])
 
     tokenizer = pipeline.tokenizer
     tokens = tokenizer(
@@ -62,8 +66,7 @@ def encode_batch(pipeline: DiffusionPipeline, examples: dict, concept_table: tor
         return_tensors="pt",
     ).input_ids.to(device)  # fmt: skip
     text = tokens if train_base else pipeline.text_encoder(tokens)[0]
-    latents = encode(examples["pixel_values"])
-    references = examples.get("reference_pixel_values")
+    latents = encoded("")
     size = latents.shape[-2:]
     return Batch(
         latents=latents,
@@ -72,7 +75,7 @@ def encode_batch(pipeline: DiffusionPipeline, examples: dict, concept_table: tor
         text=text[:-1],
         empty_text=text[-1:],
         samples=examples["sample"],
-        references=None if train_base else encode(references.flatten(0, 1)).unflatten(0, references.shape[:2]),
+        references=None if train_base else encoded("reference_"),
         content=None if train_base else examples["reference_content"].to(device),
         concepts=None if train_base else concept_table[examples["reference_concepts"].to(device)],
     )
@@ -130,11 +133,11 @@ def training_loss(model: nn.Module, scheduler, batch: Batch, args: TrainArgument
     text = torch.where(keep_text.view(-1, *[1] * (text.dim() - 1)), text, batch.empty_text)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     prediction = model(noisy, timesteps, text, batch.references, batch.concepts, batch.content, keep_references.float())
-    weights, alphas = None, scheduler.alphas_cumprod.to(latents.device)
+    weights = None
     if args.inverse_snr_weighting:
-        weights = objective.inverse_snr_weights(alphas, timesteps)
+        weights = objective.inverse_snr_weights(scheduler.alphas_cumprod.to(latents.device), timesteps)
     elif args.snr_gamma is not None:
-        weights = objective.min_snr_weights(alphas, timesteps, args.snr_gamma)
+        weights = objective.min_snr_weights(scheduler.alphas_cumprod.to(latents.device), timesteps, args.snr_gamma)
     return objective.noise_prediction_loss(prediction, noise, content_mask, head_mask, args.head_loss_weight, weights)
 
 

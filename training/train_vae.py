@@ -1,87 +1,135 @@
 """Trains a small VAE from scratch on the figures and their concept crops.
 
-python -m retribooru.training.train_vae --preset mini-vae --data_dir built/ --output_dir runs/vae
+accelerate launch -m retribooru.training.train_vae --preset mini-vae --output_dir runs/mini-vae
 """
 
 import sys
 from pathlib import Path
+from random import Random
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from diffusers import AutoencoderKL
-from diffusers.optimization import get_scheduler
+from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from tqdm import tqdm
+from torch.utils.data import Dataset
+
+from retribooru.dataset_script.concepts import CONCEPTS
+from retribooru.dataset_script.figures import IdentityIndex
 
 from .arguments import VaeArguments, parse
 from .augment import Augmentation
-from .curves import MetricsLog
-from .data import EpochSampler, TrainingFigures, load_figures
+from .data import load_figures
+from .run import Run, begin
 from .scratch import small_vae
+from .trainable import adamw
+from .views import TARGET, Views
 
 
-def vae_loss(vae, pixels: torch.Tensor, kl_weight: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """L1 + L2 of the reconstruction of `pixels` (B, 3, R, R) in [-1, 1], and the KL term."""
-    posterior = vae.encode(pixels).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(pixels.device)
-    decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+class Windows(Dataset):
+    """Windows of one view of a figure, target or concept, drawn anew every epoch: crops must be encoded well, too.
+
+    Args:
+        views: of the figures.
+        size: S, side of a window in pixels.
+        count: W, windows of each figure.
+        seed: of everything drawn.
+    """
+
+    def __init__(self, views: Views, size: int, count: int, seed: int):
+        self.views, self.size, self.count, self.seed = views, size, count, seed
+        self.index = IdentityIndex.from_dataset(views.figures)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        """pixel_values (W, 3, S, S) in [-1, 1], image_id, sample: the number of this example in all ever drawn."""
+        epoch, position = key
+        rng = Random(f"{self.seed}/{epoch}/window/{self.index.image_ids[position]}")
+        pixels = draw_view(self.views, self.index, position, rng)
+        starts = [[rng.randint(0, side - self.size) for side in pixels.shape[1:]] for _ in range(self.count)]
+        windows = [pixels[:, top : top + self.size, left : left + self.size] for top, left in starts]
+        return {
+            "pixel_values": torch.stack(windows),
+            "image_id": self.index.image_ids[position],
+            "sample": epoch * len(self) + position,
+        }
+
+
+def draw_view(views: Views, index: IdentityIndex, position: int, rng: Random) -> torch.Tensor:
+    """(3, R, R) in [-1, 1]: a figure as a target or, as likely, as a reference of each concept that it has."""
+    view = rng.choice([TARGET, *(CONCEPTS if index.has_head[position] else ["figure"])])
+    if view == TARGET:
+        return views.target(position, rng)["pixel_values"]
+    return views.reference(position, view, rng)["pixel_values"]
+
+
+class Autoencoder(nn.Module):
+    """The VAE as one module for accelerate to prepare."""
+
+    def __init__(self, vae: AutoencoderKL):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pixels: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """pixels (B, 3, S, S) and noise (B, c, s, s) -> reconstruction (B, 3, S, S), and KL in nats (B,)."""
+        posterior = self.vae.encode(pixels).latent_dist
+        return self.vae.decode(posterior.mean + posterior.std * noise).sample, posterior.kl()
+
+
+def vae_terms(model: nn.Module, examples: dict, args: VaeArguments, latent_shape: tuple) -> dict[str, torch.Tensor]:
+    """L1 + L2 of the reconstruction of `pixel_values` (B, W, 3, S, S), and the KL term; scalars."""
+    noise = [
+        torch.randn(args.windows, *latent_shape, generator=torch.Generator().manual_seed(args.seed * 10**9 + sample))
+        for sample in examples["sample"].tolist()
+    ]
+    pixels = examples["pixel_values"].flatten(0, 1)
+    decoded, kl = model(pixels, torch.cat(noise).to(pixels.device))
+    decoded = decoded.float()
     reconstruction = F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels)
-    kl = posterior.kl().mean()
-    return {"loss": reconstruction + kl_weight * kl, "reconstruction": reconstruction}
+    return {"loss": reconstruction + args.kl_weight * kl.mean(), "reconstruction": reconstruction}
+
+
+def psnr(vae: AutoencoderKL, pixels: torch.Tensor) -> float:
+    """Mean peak signal-to-noise ratio in dB of whole pictures (B, 3, R, R) through the VAE and back."""
+    decoded = [vae.decode(vae.encode(some).latent_dist.mode()).sample for some in pixels.split(8)]
+    error = F.mse_loss(torch.cat(decoded).float().clamp(-1, 1), pixels, reduction="none").mean(dim=(1, 2, 3))
+    return (10 * torch.log10(4 / error)).mean().item()
 
 
 def train_vae(args: VaeArguments) -> Path:
     """Trains, and leaves in `output_dir` the VAE (`AutoencoderKL.from_pretrained`), metrics.jsonl and loss.png."""
     output_dir = Path(args.output_dir)
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    if accelerator.num_processes > 1:
-        raise ValueError(f"accelerate launch: got {accelerator.num_processes} processes, wanted one: this VAE is small")
-    set_seed(args.seed)
-    figures = TrainingFigures(
-        load_figures(args.data_dir, "train", args.images),
-        ["reconstruct", "compose"], args.resolution, args.seed,
-        augmentation=Augmentation(args.crop, args.flip, args.jitter),
-    )  # fmt: skip
-    vae = small_vae(args.block_out_channels, args.latent_channels, args.resolution)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.learning_rate, weight_decay=args.adam_weight_decay)
-    lr_scheduler = get_scheduler(
-        args.lr_scheduler, optimizer, num_warmup_steps=args.lr_warmup_steps, num_training_steps=args.max_train_steps
-    )
-    examples_needed = args.max_train_steps * args.train_batch_size
-    loader = DataLoader(
-        figures, batch_size=args.train_batch_size, sampler=EpochSampler(len(figures), examples_needed, seed=args.seed),
-        num_workers=args.dataloader_num_workers,
-    )  # fmt: skip
-    model, optimizer, loader, lr_scheduler = accelerator.prepare(vae, optimizer, loader, lr_scheduler)
-    log = MetricsLog(output_dir)
-    progress = tqdm(total=args.max_train_steps, desc="training the VAE", unit="step")
-    latents = None
-    for step, examples in enumerate(loader, 1):
-        # The target and one of its references: crops are drawn larger than whole figures, and both must be encoded.
-        pixels = torch.cat([examples["pixel_values"], examples["reference_pixel_values"][:, step % 4]])
-        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-        with accelerator.autocast():
-            terms = vae_loss(model, pixels, args.kl_weight, generator)
-        accelerator.backward(terms["loss"])
-        accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-        optimizer.step()
-        lr_scheduler.step()
-        optimizer.zero_grad()
-        progress.update()
-        progress.set_postfix(loss=f"{terms['loss'].item():.4f}")
-        if step % args.logging_steps == 0:
-            log.add(step, **{name: term.item() for name, term in terms.items()}, lr=lr_scheduler.get_last_lr()[0])
-        latents = pixels
-    progress.close()
-    vae = accelerator.unwrap_model(model).eval()
-    with torch.no_grad():
-        spread = vae.encode(latents).latent_dist.mode().std().item()
-    vae.register_to_config(scaling_factor=1 / spread)  # latents of unit variance, as Stable Diffusion wants them
-    save_vae(vae, output_dir)
-    log.plot()
-    accelerator.end_training()
+    accelerator = begin(args)
+    # Held-out characters tell whether it has learned enough; without any, those of the training do.
+    try:
+        rows = load_figures(args.data_dir, "out_of_domain", args.images, args.characters)
+    except FileNotFoundError:
+        rows = load_figures(args.data_dir, "train", args.images, args.characters)
+    views = Views(rows, args.resolution, background_removal=1.0)
+    index = IdentityIndex.from_dataset(rows)
+    count = min(args.validation_pictures, len(index))
+    held_out = torch.stack([draw_view(views, index, i * len(index) // count, Random(i)) for i in range(count)])
+    held_out = held_out.to(accelerator.device)
+
+    rows = load_figures(args.data_dir, "train", args.images, args.characters)
+    augmentation = Augmentation(args.crop, args.flip, args.jitter)
+    examples = Windows(Views(rows, args.resolution, 0.5, augmentation), args.window, args.windows, args.seed)
+    vae = small_vae(args.block_out_channels, args.latent_channels, args.resolution).to(accelerator.device)
+    if args.pretrained_model_name_or_path:
+        vae = AutoencoderKL.from_pretrained(args.pretrained_model_name_or_path).to(accelerator.device)
+    run = Run(args, accelerator, Autoencoder(vae), adamw([{"params": list(vae.parameters())}], args), examples)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    shape = (vae.config.latent_channels, args.window // factor, args.window // factor)
+    for step in run.steps(lambda model, batch: vae_terms(model, batch, args, shape)):
+        if run.is_due(step, args.validation_steps if step < args.max_train_steps else 1):
+            with run.evaluating() as model:
+                run.record(step, psnr=psnr(model.vae, held_out))
+    if accelerator.is_main_process:
+        with run.evaluating() as model:
+            spread = torch.cat([model.vae.encode(some).latent_dist.mode() for some in held_out.split(8)]).std().item()
+            vae.register_to_config(scaling_factor=1 / spread)  # of unit variance, as Stable Diffusion wants latents
+            save_vae(vae, output_dir)
     return output_dir
 
 

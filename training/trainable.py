@@ -6,7 +6,7 @@ from torch import nn
 
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 
-from .arguments import TrainArguments
+from .arguments import OptimizationArguments, TrainArguments
 
 
 def trainable_modules(pipeline: DiffusionPipeline, args: TrainArguments) -> list[nn.Module]:
@@ -34,16 +34,26 @@ def freeze_all_but(pipeline: DiffusionPipeline, modules: list[nn.Module]) -> Non
 
 
 def load_pipeline(args: TrainArguments) -> DiffusionPipeline:
-    """The pipeline to begin with: a RetriBooruPipeline as it is, else Stable Diffusion and fresh retrieval layers."""
+    """The pipeline to begin with: a RetriBooruPipeline as it is, else Stable Diffusion and fresh retrieval layers.
+
+    Raises ValueError for one that does not predict noise.
+    """
     name = args.pretrained_model_name_or_path
     index = DiffusionPipeline.load_config(name)
     if args.train_base:
-        return StableDiffusionPipeline.from_pretrained(name)
-    if RetriBooruPipeline.__name__ in index["_class_name"]:
-        return RetriBooruPipeline.from_pretrained(name)
-    return RetriBooruPipeline.from_stable_diffusion(
-        name, retrieval_query=args.retrieval_query, reference_timestep=args.reference_timestep
-    )
+        pipeline = StableDiffusionPipeline.from_pretrained(name)
+    elif RetriBooruPipeline.__name__ in index["_class_name"]:
+        pipeline = RetriBooruPipeline.from_pretrained(name)
+    else:
+        pipeline = RetriBooruPipeline.from_stable_diffusion(
+            name, retrieval_query=args.retrieval_query, reference_timestep=args.reference_timestep
+        )
+    if pipeline.scheduler.config.prediction_type != "epsilon":
+        raise ValueError(
+            f"pretrained_model_name_or_path: its scheduler predicts {pipeline.scheduler.config.prediction_type}, "
+            "wanted epsilon: the objective is noise prediction"
+        )
+    return pipeline
 
 
 def parameter_groups(pipeline: DiffusionPipeline, modules: list[nn.Module], args: TrainArguments) -> list[dict]:
@@ -58,6 +68,10 @@ def parameter_groups(pipeline: DiffusionPipeline, modules: list[nn.Module], args
 def make_optimizer(
     pipeline: DiffusionPipeline, modules: list[nn.Module], args: TrainArguments
 ) -> torch.optim.Optimizer:
+    return adamw(parameter_groups(pipeline, modules, args), args)
+
+
+def adamw(groups: list[dict], args: OptimizationArguments) -> torch.optim.Optimizer:
     """AdamW; with `use_8bit_adam` that of bitsandbytes. Raises ImportError where it is not installed."""
     kind = torch.optim.AdamW
     if args.use_8bit_adam:
@@ -67,4 +81,4 @@ def make_optimizer(
             raise ImportError(
                 "use_8bit_adam: got True, but bitsandbytes is not installed: pip install bitsandbytes"
             ) from error
-    return kind(parameter_groups(pipeline, modules, args), weight_decay=args.adam_weight_decay)
+    return kind(groups, lr=args.learning_rate, betas=(0.9, args.adam_beta2), weight_decay=args.adam_weight_decay)

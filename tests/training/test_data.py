@@ -13,6 +13,7 @@ from handmade import HEAD_BOX, draw
 from retribooru.dataset_script.concepts import CONCEPTS
 from retribooru.training.augment import NO_AUGMENTATION, Augmentation, augment
 from retribooru.training.data import EpochSampler, TrainingFigures
+from retribooru.training.views import Views
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,9 @@ def figures(data_dir):
 
 
 def make(figures, **options):
-    return TrainingFigures(figures, **{"tasks": ["compose"], "resolution": 32, "seed": 0, **options})
+    """Examples of 32 x 32 pixels; `augmentation` and `background_removal` are the views', the rest their own."""
+    views = {name: options.pop(name) for name in ("augmentation", "background_removal") if name in options}
+    return TrainingFigures(figures, Views(figures, 32, **views), options.pop("tasks", ["compose"]), **options)
 
 
 def equal(a, b):
@@ -146,6 +149,4 @@ def test_sampler_shows_every_example_once_an_epoch():
 
 def test_target_is_the_image():
     square = Image.new("RGB", (32, 32), "red")
-    data = TrainingFigures.__new__(TrainingFigures)
-    data.resolution = 32
-    assert TrainingFigures._square(data, square, (0, 0, 0))[:, 5, 5].tolist() == [1.0, -1.0, -1.0]
+    assert Views(None, 32)._square(square, (0, 0, 0))[:, 5, 5].tolist() == [1.0, -1.0, -1.0]

@@ -13,9 +13,12 @@ from safetensors.torch import load_file
 from retribooru import RetriBooruPipeline
 from retribooru.training.arguments import PRESETS, TrainArguments, VaeArguments, parse, read_preset
 from retribooru.training.curves import MetricsLog, read_metrics
+from retribooru.training.data import load_figures
 from retribooru.training.held_out import other_characters, verdict
 from retribooru.training.train import main, train
+from retribooru.training.train_vae import Windows
 from retribooru.training.train_vae import main as main_vae
+from retribooru.training.views import Views
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +240,36 @@ def test_vae_by_command(data_dir, tmp_path):
     pixels = torch.zeros(1, 3, 32, 32)
     assert vae.encode(pixels).latent_dist.mode().shape == (1, 4, 16, 16)
     assert np.isfinite(vae.config.scaling_factor) and vae.config.scaling_factor != 0.18215
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3 and (tmp_path / "loss.png").stat().st_size > 1000
+    *steps, look = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in steps] == [1, 2, 3] and np.isfinite(look["psnr"])
+    assert (tmp_path / "loss.png").stat().st_size > 1000
+
+
+def test_a_vae_on_windows_goes_on_from_a_checkpoint_as_if_never_stopped(data_dir, tmp_path):
+    def run(folder, *more):
+        main_vae(
+            ["--data_dir", str(data_dir), "--output_dir", str(folder), "--resolution", "32", "--window", "16",
+             "--windows", "2", "--max_train_steps", "4", "--train_batch_size", "2", "--block_out_channels", "8", "8",
+             "--checkpointing_steps", "2", "--validation_steps", "2", *more]
+        )  # fmt: skip
+        return load_file(folder / "diffusion_pytorch_model.safetensors")
+
+    expected = run(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "again" / "checkpoint-2")
+    got = run(tmp_path / "again", "--resume_from_checkpoint", "latest")
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_windows_are_cut_from_the_view(data_dir):
+    figures = load_figures(str(data_dir), "train")
+    examples = Windows(Views(figures, 32, 1.0), 16, 3, seed=0)
+    whole = Windows(Views(figures, 32, 1.0), 32, 1, seed=0)
+    for position in range(4):
+        windows = examples[1, position]["pixel_values"]
+        picture = whole[1, position]["pixel_values"][0]
+        places = picture.unfold(1, 16, 1).unfold(2, 16, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        assert windows.shape == (3, 3, 16, 16)
+        assert all(any(torch.equal(window, place) for place in places) for window in windows)
 
 
 def test_flags_over_preset_over_defaults(tmp_path):
@@ -253,10 +285,14 @@ def test_flags_over_preset_over_defaults(tmp_path):
 def test_presets_fit_their_trainers():
     rows = ("9k", "9k-drop-low", "9k-drop-high", "9k-lock-decoder", "9k-lock-both", "45k")
     paper = {f"{task}{row}" for task in ("recon", "compose") for row in rows}
-    assert {path.stem for path in PRESETS.glob("*.yaml")} == {"demo-vae", "demo-base", "demo-retrieval", *paper}
+    assert {path.stem for path in PRESETS.glob("*.yaml")} == {
+        *("demo-vae", "demo-base", "demo-retrieval"),
+        *("mini-vae", "mini-base", "mini-retrieval"),
+        *paper,
+    }
     for path in PRESETS.glob("*.yaml"):
         kind = VaeArguments if "vae" in path.stem else TrainArguments
-        kind(output_dir="out", data_dir="built", **read_preset(path.stem, kind))
+        kind(output_dir="out", **read_preset(path.stem, kind))
 
 
 WRONG = {

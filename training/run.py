@@ -1,0 +1,185 @@
+"""A training under way: the loop that all trainers share, and what it leaves on disk."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import filter_trackers
+from accelerate.utils import set_seed
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from .arguments import OptimizationArguments
+from .checkpoints import EMA, find_checkpoint, find_checkpoints, find_damage, load_ema, save_checkpoint
+from .curves import MetricsLog
+from .data import EpochSampler
+
+
+def begin(args: OptimizationArguments) -> Accelerator:
+    """The accelerator, with the trackers that `report_to` names; random numbers are seeded.
+
+    Raises ImportError where a tracker is not installed.
+    """
+    found = filter_trackers(args.report_to, args.output_dir)
+    missing = [name for name in args.report_to if name not in map(str, found)]
+    if missing:
+        raise ImportError(f"report_to: got {', '.join(missing)}, which is not installed: pip install {missing[0]}")
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=args.report_to or None,
+        project_dir=args.output_dir,
+    )
+    set_seed(args.seed)
+    if args.report_to:
+        # Trackers take numbers and words, not lists.
+        settings = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(args).items()}
+        accelerator.init_trackers("retribooru", config=settings)
+    return accelerator
+
+
+class Run:
+    """What is optimized, and how far it is. With `resume_from_checkpoint` it begins where that checkpoint ends.
+
+    Args:
+        args: of the trainer.
+        accelerator: from `begin`.
+        model: what a step runs through, on the accelerator's device.
+        optimizer: of the parameters that are trained.
+        examples: by (epoch, number), as `EpochSampler` asks for them, each with an "image_id".
+    """
+
+    def __init__(
+        self,
+        args: OptimizationArguments,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        examples: Dataset,
+    ):
+        self.args, self.accelerator, self.output_dir = args, accelerator, Path(args.output_dir)
+        self.start, checkpoint = 0, None
+        if args.resume_from_checkpoint:
+            checkpoint, self.start = find_checkpoint(self.output_dir, args.resume_from_checkpoint)
+        processes = accelerator.num_processes
+        per_step = args.train_batch_size * args.gradient_accumulation_steps * processes
+        sampler = EpochSampler(len(examples), args.max_train_steps * per_step, self.start * per_step, args.seed)
+        loader = DataLoader(
+            examples, batch_size=args.train_batch_size, sampler=sampler, num_workers=args.dataloader_num_workers
+        )
+        # accelerate steps the schedule once per process.
+        schedule = get_scheduler(
+            args.lr_scheduler,
+            optimizer,
+            num_warmup_steps=args.lr_warmup_steps * processes,
+            num_training_steps=args.max_train_steps * processes,
+        )
+        self.model, self.optimizer, self.loader, self.schedule = accelerator.prepare(model, optimizer, loader, schedule)
+        self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.ema = EMAModel(self.trained, decay=args.ema_decay) if args.use_ema else None
+        if checkpoint:
+            accelerator.load_state(str(checkpoint))
+            if self.ema:
+                load_ema(self.ema, checkpoint / EMA)
+        self.log = MetricsLog(self.output_dir, self.start) if accelerator.is_main_process else None
+
+    def steps(self, compute_terms: Callable[[nn.Module, dict], dict[str, torch.Tensor]]) -> Iterator[int]:
+        """Does step after step, and hands each one's number out between its end and its checkpoint.
+
+        Args:
+            compute_terms: from the model and a collated batch of examples to scalars, "loss" among them.
+        """
+        args, self.model = self.args, self.model.train()
+        progress = tqdm(total=args.max_train_steps, initial=self.start, desc="training", unit="step",
+                        disable=not self.accelerator.is_main_process)  # fmt: skip
+        batches = iter(self.loader)
+        for step in range(self.start + 1, args.max_train_steps + 1):
+            terms = self._step(step, batches, compute_terms)
+            progress.update()
+            progress.set_postfix(loss=f"{terms['loss']:.4f}")
+            if step % args.logging_steps == 0:
+                self.record(step, **terms, lr=self.schedule.get_last_lr()[-1])
+            yield step
+            if step % args.checkpointing_steps == 0 and step < args.max_train_steps:
+                save_checkpoint(self.accelerator, self.output_dir, step, self.ema, args.checkpoints_total_limit)
+                if self.log:
+                    self.log.plot()
+        progress.close()
+        self.accelerator.wait_for_everyone()
+        if self.log:
+            self.log.plot()
+        self.accelerator.end_training()
+
+    def _step(self, step: int, batches: Iterator[dict], compute_terms: Callable) -> dict[str, float]:
+        """Changes the weights once; returns the mean of each term over all processes and passes."""
+        accelerator, passes = self.accelerator, self.args.gradient_accumulation_steps
+        sums = defaultdict(float)
+        for _ in range(passes):
+            examples = next(batches)
+            with accelerator.accumulate(self.model):
+                with accelerator.autocast():
+                    terms = compute_terms(self.model, examples)
+                check_finite(terms["loss"], step, examples["image_id"], self.output_dir)
+                accelerator.backward(terms["loss"])
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self.trained, self.args.max_grad_norm)
+                self.optimizer.step()
+                self.schedule.step()
+                self.optimizer.zero_grad()
+            for name, term in terms.items():
+                sums[name] += term.detach() / passes
+        if self.ema:
+            self.ema.step(self.trained)
+        return {name: term.item() for name, term in accelerator.reduce(dict(sums), "mean").items()}
+
+    @contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """The bare model in evaluation mode, with the moving average in the place of the weights where there is one."""
+        self.model.eval()
+        if self.ema:
+            self.ema.store(self.trained)
+            self.ema.copy_to(self.trained)
+        try:
+            with torch.no_grad(), self.accelerator.autocast():
+                yield self.accelerator.unwrap_model(self.model)
+        finally:
+            if self.ema:
+                self.ema.restore(self.trained)
+            self.model.train()
+
+    def record(self, step: int, **values: float) -> None:
+        """To metrics.jsonl and the trackers."""
+        if self.log:
+            self.log.add(step, **values)
+        self.accelerator.log(values, step)
+
+    def record_picture(self, step: int, name: str, picture: Image.Image) -> None:
+        """To the trackers that show pictures."""
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
+            elif tracker.name in ("wandb", "trackio"):
+                tracker.log_images({name: [picture]}, step)
+
+    def is_due(self, step: int, every: int | None) -> bool:
+        """Whether this process has something to do at this step that is done every so many."""
+        return self.log is not None and every is not None and step % every == 0
+
+
+def check_finite(loss: torch.Tensor, step: int, image_ids: list[str], output_dir: Path) -> None:
+    """Raises FloatingPointError, saying where to look and where to go on from, for a loss that is no number."""
+    if not torch.isfinite(loss):
+        whole = [path.name for path in find_checkpoints(output_dir) if find_damage(path) is None]
+        raise FloatingPointError(
+            f"loss: got {loss.item()} at step {step}, for the targets {', '.join(image_ids)}; the last good checkpoint "
+            f"is {whole[-1] if whole else 'none'}. A lower learning_rate, or bf16 in the place of fp16, may help."
+        )
