@@ -22,16 +22,10 @@ second call goes on where the first was ended, refusing results of another machi
 """
 
 import argparse
-import ctypes
-import hashlib
 import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -39,12 +33,12 @@ from typing import NamedTuple
 import diffusers
 import numpy as np
 import torch
+from common import PROMPT, about, collect, forget_peak, in_turns, peak, resident, stable_diffusion_15
 from PIL import Image
-from tqdm import tqdm
 
 import retribooru.pipeline
+from retribooru.dataset_script.files import replacing
 
-PROMPT = "1girl, solo, standing, looking at viewer, smile, long hair, school uniform, outdoors"
 GUIDANCE = 9.0
 ENOUGH = 2.0  # seconds: a shorter call is made again
 SIZES = {"sd15": 512, "mini": 96}
@@ -100,31 +94,7 @@ def stable_diffusion(shapes: str, size: int) -> diffusers.StableDiffusionPipelin
     if shapes == "mini":  # the demo's
         vae = small_vae([24, 32, 64, 64], latent_channels=8, resolution=size)
         return small_stable_diffusion(vae, small_tokenizer([PROMPT]), size)
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    tokenizer = small_tokenizer([PROMPT], length=77)
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    text_config = CLIPTextConfig(
-        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-        projection_dim=768, **special,
-    )  # fmt: skip
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, sample_size=size,
-    )  # fmt: skip
-    return diffusers.StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(text_config),
-        tokenizer=tokenizer,
-        unet=diffusers.UNet2DConditionModel(sample_size=size // 8, cross_attention_dim=768, attention_head_dim=8),
-        scheduler=diffusers.DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-            set_alpha_to_one=False, steps_offset=1,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )  # fmt: skip
+    return stable_diffusion_15(size)
 
 
 def image_encoder(shapes: str):
@@ -256,28 +226,13 @@ def measure(label: str, profile: bool, args: argparse.Namespace) -> dict:
             call(args.steps)
             calls += 1
     seconds = (time.perf_counter() - began) / calls
-    if args.device == "cpu":
-        peak = resident("VmHWM") - held
-    else:
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    result = {"seconds": seconds, "peak_mb": peak, "parameters": parameters, "tokens": prepared.tokens}
+    result = {
+        "seconds": seconds,
+        "peak_mb": peak(args.device, held),
+        "parameters": parameters,
+        "tokens": prepared.tokens,
+    }
     return {**result, "parts": {part: taken / calls for part, taken in parts.items()}} if profile else result
-
-
-def resident(what: str) -> float:
-    """A line of the kernel's account of this process, in MB."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(what))
-
-
-def forget_peak(device: str) -> None:
-    """Counts the peak from here on: what building the models took does not matter."""
-    if device == "cpu":
-        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed
-        Path("/proc/self/clear_refs").write_text("5")
-    else:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
 
 
 # Where the time goes
@@ -344,60 +299,16 @@ def shares(result: dict) -> dict[str, float]:
 
 def measure_all(args: argparse.Namespace, path: Path) -> dict:
     """Fills the file up to `--repeats` results of each method, round after round."""
-    found = {"settings": settings(args), "machine": machine(args.device), "code": code(), "calls": {}, "profiles": {}}
-    if path.is_file():
-        earlier = json.loads(path.read_text())
-        for name in ("settings", "machine", "code"):
-            if earlier[name] != found[name]:
-                raise SystemExit(f"{path}: got results with {name} {earlier[name]}, wanted {found[name]}: "
-                                 "name another --work, or delete the file")  # fmt: skip
-        found = earlier
     labels = [label for label in METHODS if label == PLAIN or not args.only or any(t in label for t in args.only)]
-    wanted = []
-    for turn in range(args.repeats):
-        first = turn * len(labels) // args.repeats
-        wanted += [("calls", label, turn) for label in labels[first:] + labels[:first]]
+    wanted = [("calls", label) for label in in_turns(labels, args.repeats)]
     if args.profile:
-        wanted += [("profiles", label, turn) for turn in range(args.repeats) for label in PROFILED]
-    environment = {**os.environ, "DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}
-    todo = [(kind, label) for kind, label, turn in wanted if len(found[kind].get(label, [])) <= turn]
-    for kind, label in (bar := tqdm(todo, unit="call")):
-        bar.set_postfix_str(label)
-        command = [sys.executable, __file__, *sys.argv[1:], "--one", kind, label]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
-        found[kind].setdefault(label, []).append(json.loads(done.stdout.splitlines()[-1]))
-        replace(path, lambda partial: partial.write_text(json.dumps(found, indent=1)))
-    return found
+        wanted += [("profiles", label) for _ in range(args.repeats) for label in PROFILED]
+    known = about(settings(args), args.device, retribooru.pipeline)
+    return collect(path, known, wanted, [sys.executable, *sys.argv])
 
 
 def settings(args: argparse.Namespace) -> dict:
     return {name: getattr(args, name) for name in ("shapes", "size", "steps", "dtype", "device")}
-
-
-def machine(device: str) -> dict:
-    if device == "cpu":
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
-        name = f"{name}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
-    else:
-        name = torch.cuda.get_device_name()
-    return {"device": name, "torch": torch.__version__, "diffusers": diffusers.__version__}
-
-
-def code() -> str:
-    """Of the pipeline's sources: results of different ones are not put together."""
-    sources = sorted(Path(retribooru.pipeline.__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
-
-
-def replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes beside the final name, then moves into place."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 # What is told
@@ -479,7 +390,8 @@ def plot(found: dict, path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    replace(path, lambda partial: figure.savefig(partial, dpi=150))
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)
     plt.close(figure)
 
 
@@ -503,12 +415,12 @@ def main() -> None:
         kind, label = args.one
         print(json.dumps(measure(label, kind == "profiles", args)))
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that what is being measured ends too
     args.work.mkdir(parents=True, exist_ok=True)
     path = args.work / "pipeline-{shapes}-{size}px-{steps}steps-{dtype}-{device}.json".format(**settings(args))
     found = measure_all(args, path)
-    told = [table(found), *([profile_table(found)] if found["profiles"] else []), verdicts(found)]
-    replace(path.with_suffix(".md"), lambda partial: partial.write_text("\n".join(told)))
+    told = [table(found), *([profile_table(found)] if found.get("profiles") else []), verdicts(found)]
+    with replacing(path.with_suffix(".md")) as partial:
+        partial.write_text("\n".join(told))
     plot(found, path.with_suffix(".png"))
     print("\n".join(told))
 

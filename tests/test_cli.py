@@ -48,19 +48,41 @@ def test_bad_input_is_one_line_and_status_1(tmp_path):
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: tasks: got ['paint']")
 
 
+@pytest.mark.slow
+def test_demo_draws_with_a_checkpoint(stable_diffusion_dir, tmp_path):
+    RetriBooruPipeline.from_stable_diffusion(str(stable_diffusion_dir)).save_pretrained(tmp_path / "mine")
+    done = retribooru("demo", "--checkpoint", "mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for file, pictures in (("grid.png", 4 + 4), ("scales.png", 4 + 5)):
+        assert str(Path("demo") / file) in done.stdout
+        with Image.open(tmp_path / "demo" / file) as grid:
+            assert grid.width > 128 * pictures and grid.height > 128 * 9
+
+
+def test_demo_refuses_what_is_not_for_it(stable_diffusion_dir, tmp_path):
+    wrong = {
+        ("--steps", 3): "steps: got 3, wanted it with --train alone",
+        ("--train", "--checkpoint", "x"): "checkpoint: got x, wanted none with --train",
+        ("--checkpoint", stable_diffusion_dir): "wanted a RetriBooruPipeline",
+    }
+    for options, message in wrong.items():
+        done = retribooru("demo", *options, cwd=tmp_path)
+        assert done.returncode == 1 and message in done.stderr.splitlines()[-1]
+
+
 def test_demo_of_too_few_characters(tmp_path):
     figures = write_figures(tmp_path / "figures", characters=1, images=3)
-    done = retribooru("demo", "--out", "demo", "--figures", figures, cwd=tmp_path)
+    done = retribooru("demo", "--train", "--out", "demo", "--figures", figures, cwd=tmp_path)
     assert done.returncode == 1
     assert "characters to hold out, wanted two or more" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("figures", ["drawn", "given"])
-def test_demo(figures, figures_folder, tmp_path):
+def test_demo_that_trains(figures, figures_folder, tmp_path):
     options = ["--figures", figures_folder] if figures == "given" else []
     done = retribooru(
-        "demo", "--out", "demo", "--vae-steps", 3, "--base-steps", 2, "--steps", 2, *options, cwd=tmp_path
+        "demo", "--train", "--out", "demo", "--vae-steps", 3, "--base-steps", 2, "--steps", 2, *options, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     out = tmp_path / "demo"

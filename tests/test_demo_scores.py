@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from retribooru.demo import palette, palette_match
+from retribooru.demo_train import palette, palette_match
 
 RED, BLUE = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
 GREEN = Image.new("RGB", (64, 64), "green")

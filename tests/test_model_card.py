@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from hub import OWNER, FakeApi, Hub
 from retribooru import RetriBooruPipeline
 from retribooru.cli import app
+from retribooru.checkpoint_facts import read_checkpoint
 from retribooru.model_card import is_edited, write_model_card
 from retribooru.push import push_checkpoint
 from retribooru.training.arguments import TrainArguments
@@ -91,6 +92,21 @@ def test_training_facts(checkpoint, data_dir):
     assert "learning_rate: 0.001" in card.text
     assert UNTRAINED not in card.text and UNKNOWN not in card.text
     assert card.data.base_model is None  # a folder of this machine means nothing elsewhere
+
+
+def test_tables_and_plots_are_shown_and_pushed(checkpoint):
+    assert "## Evaluation" not in card_of(checkpoint).text
+    folder = checkpoint / "evaluation"
+    folder.mkdir()
+    (folder / "truth.md").write_text("| hair | top |\n|---|---|\n| 97 | 91 |\n")
+    (folder / "truth.json").write_text("{}")
+    Image.new("RGB", (8, 8)).save(folder / "scale.png")
+    (folder / "notes.txt").write_text("mine")
+    text = card_of(checkpoint).text
+    assert "## Evaluation\n" in text and "| 97 | 91 |" in text and "![scale](evaluation/scale.png)" in text
+    files = read_checkpoint(checkpoint).files
+    assert {"evaluation/truth.md", "evaluation/truth.json", "evaluation/scale.png"} <= set(files)
+    assert "evaluation/notes.txt" not in files
 
 
 def test_training_facts_name_what_is_on_the_hub():

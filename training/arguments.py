@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import yaml
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from diffusers.optimization import SchedulerType
 from transformers import HfArgumentParser
 
@@ -71,6 +72,8 @@ class OptimizationArguments:
         _check("adam_beta2", 0 < self.adam_beta2 < 1, self.adam_beta2, "a number between 0 and 1")
         precisions = ("no", "fp16", "bf16")
         _check("mixed_precision", self.mixed_precision in precisions, self.mixed_precision, "no, fp16 or bf16")
+        trackers = sorted(LOGGER_TYPE_TO_CLASS)
+        _check("report_to", set(self.report_to) <= set(trackers), self.report_to, f"some of {', '.join(trackers)}")
         for name in ("crop", "flip", "jitter"):
             _check(name, 0 <= getattr(self, name) < 1 or name == "flip", getattr(self, name), "a share below 1")
 
@@ -108,6 +111,31 @@ class VaeArguments(OptimizationArguments):
 
 
 @dataclass
+class AttributeArguments(OptimizationArguments):
+    """Training the classifier that reads the truth off pictures of the mini edition."""
+
+    block_out_channels: list[int] = field(
+        default_factory=lambda: [48, 96, 160],
+        metadata={"help": "A level each, the first at a quarter of the resolution; each of the others halves it."},
+    )
+    degradation: float = field(
+        default=0.5,
+        metadata={
+            "help": "Probability of each: blur, lost resolution, JPEG and noise, as pictures that are generated."
+        },
+    )
+    validation_steps: int = field(default=500, metadata={"help": "Steps between two looks at held-out pictures."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check("block_out_channels", min(self.block_out_channels, default=0) >= 2, self.block_out_channels, "2 or more")
+        factor = 2 ** (len(self.block_out_channels) + 1)
+        _check("resolution", self.resolution % factor == 0, self.resolution, f"a multiple of {factor}")
+        _check("degradation", 0 <= self.degradation <= 1, self.degradation, "a share between 0 and 1")
+        _check("validation_steps", self.validation_steps >= 1, self.validation_steps, "at least 1")
+
+
+@dataclass
 class TrainArguments(OptimizationArguments):
     """Training the retrieval (or, with --train_base, the small Stable Diffusion it stands on)."""
 
@@ -129,6 +157,15 @@ class TrainArguments(OptimizationArguments):
     )
     lock_decoder: bool = field(default=False, metadata={"help": "Keep the decoder frozen (lockDecoder)."})
     lock_encoder: bool = field(default=False, metadata={"help": "Keep the retrieval encoder frozen (both: lockBoth)."})
+    lora_rank: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train LoRA adapters of this rank on the decoder's attention, by peft, in place of the decoder."
+        },
+    )
+    lora_alpha: int | None = field(
+        default=None, metadata={"help": "What the adapters add is scaled by lora_alpha / lora_rank; lora_rank without."}
+    )
     retrieval_query: str = field(default="decoder", metadata={"help": "decoder, or encoder for the authors' figure."})
     reference_timestep: str = field(
         default="zero", metadata={"help": "zero, or denoising: references are read anew at every step."}
@@ -161,6 +198,12 @@ class TrainArguments(OptimizationArguments):
     )
     num_validation_images: int = field(default=4, metadata={"help": "Pictures of each task in a grid."})
     validation_guidance_scale: float = field(default=7.5, metadata={"help": "Of the pictures in the grids."})
+    validation_clip: str | None = field(
+        default=None, metadata={"help": "A CLIP that scores each grid, CLIP-I and CLIP-T: a Hub id or a folder."}
+    )
+    push_to_hub: bool = field(default=False, metadata={"help": "Upload the result, with its card, to hub_model_id."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "The repository: NAME or OWNER/NAME."})
+    hub_private_repo: bool = field(default=False, metadata={"help": "Private, where the repository is made."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -172,7 +215,7 @@ class TrainArguments(OptimizationArguments):
         _check("snr_gamma", gamma is None or gamma > 0, gamma, "more than 0")
         _check("snr_gamma", gamma is None or not self.inverse_snr_weighting, gamma, "none with inverse_snr_weighting")
         for name in ("noise_draws", "validation_steps", "validation_targets", "image_validation_steps",
-                     "num_validation_images", "latent_cache_variants"):  # fmt: skip
+                     "num_validation_images", "latent_cache_variants", "lora_rank", "lora_alpha"):  # fmt: skip
             _check(name, getattr(self, name) is None or getattr(self, name) >= 1, getattr(self, name), "at least 1")
         grids = self.image_validation_steps is not None
         _check(
@@ -194,6 +237,19 @@ class TrainArguments(OptimizationArguments):
             _check(name, getattr(self, name) in choices, getattr(self, name), f"one of {', '.join(choices)}")
         for name in ("lock_decoder", "lock_encoder"):
             _check(name, not (self.train_base and getattr(self, name)), True, "none of the locks with train_base")
+        for name in ("train_base", "lock_decoder"):
+            fine = self.lora_rank is None or not getattr(self, name)
+            _check("lora_rank", fine, self.lora_rank, f"none with {name}")
+        fine = self.lora_alpha is None or self.lora_rank is not None
+        _check("lora_alpha", fine, self.lora_alpha, "none without lora_rank")
+        fine = self.validation_clip is None or grids
+        _check("validation_clip", fine, self.validation_clip, "none without image_validation_steps")
+        _check("push_to_hub", not (self.push_to_hub and self.train_base), True, "none with train_base")
+        for name in ("hub_model_id", "hub_private_repo"):
+            fine = self.push_to_hub or not getattr(self, name)
+            _check(name, fine, getattr(self, name), "none without push_to_hub")
+        named = self.hub_model_id or not self.push_to_hub
+        _check("hub_model_id", named, self.hub_model_id, "NAME or OWNER/NAME with push_to_hub")
 
 
 Arguments = TypeVar("Arguments", bound=OptimizationArguments)
@@ -212,16 +268,22 @@ def parse(kind: type[Arguments], argv: list[str]) -> Arguments:
 
 
 def read_preset(name: str, kind: type[Arguments]) -> dict:
-    """The settings of a preset; raises where the file is missing or has a key that the trainer does not know."""
+    """The settings of a preset, over those of the presets that it `extends`, the later ones of these over the earlier.
+
+    Raises where a file is missing or has a key that the trainer does not know.
+    """
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else PRESETS / f"{name}.yaml"
     if not path.is_file():
         names = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.yaml")))
         raise FileNotFoundError(f"preset: got {name}, wanted a YAML file or one of {names}")
     settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    below = {}
+    for other in settings.pop("extends", []):
+        below |= read_preset(other, kind)
     unknown = sorted(set(settings) - {item.name for item in fields(kind)})
     if unknown:
         raise ValueError(f"preset: {path} has {', '.join(unknown)}, which {kind.__name__} does not know")
-    return settings
+    return below | settings
 
 
 def _placeholders(argv: list[str]) -> list[str]:

@@ -10,10 +10,13 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
+from diffusers.utils import convert_state_dict_to_diffusers
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from retribooru.dataset_script.files import replacing_folder
 
 from .arguments import TrainArguments
 from .held_out import verdict
@@ -47,16 +50,18 @@ def save_checkpoint(
     return final
 
 
-def find_checkpoint(output_dir: Path, name: str) -> tuple[Path, int]:
+def find_checkpoint(output_dir: Path, name: str) -> tuple[Path | None, int]:
     """(folder, step) of a checkpoint: "latest" of `output_dir`, or a folder by name or path.
 
-    A damaged newest checkpoint is named and passed over. Raises FileNotFoundError where there is none, ValueError where
-    the one that is named is damaged.
+    A damaged newest checkpoint is named and passed over. The latest of none is (None, 0): a run that was killed before
+    its first checkpoint is started again as it was. Raises FileNotFoundError where the one that is named is not there,
+    ValueError where it, or every one, is damaged.
     """
     if name == "latest":
         found = find_checkpoints(output_dir)[::-1]
         if not found:
-            raise FileNotFoundError(f"resume_from_checkpoint: got latest, but {output_dir} has no checkpoint-STEP")
+            logger.info("resume_from_checkpoint: %s has no checkpoint yet: starting from the beginning", output_dir)
+            return None, 0
         for path in found:
             damage = find_damage(path)
             if damage is None:
@@ -133,7 +138,7 @@ def training_facts(args: TrainArguments, lines: list[dict]) -> dict:
     """
     settings = asdict(args)
     del settings["output_dir"], settings["resume_from_checkpoint"]
-    for name in ("data_dir", "images", "pretrained_model_name_or_path"):
+    for name in ("data_dir", "images", "pretrained_model_name_or_path", "latent_cache", "validation_clip"):
         if settings[name] and Path(settings[name]).exists():
             settings[name] = Path(settings[name]).resolve().name
     looks = [line for line in lines if "own_references" in line]
@@ -143,6 +148,18 @@ def training_facts(args: TrainArguments, lines: list[dict]) -> dict:
         "settings": settings,
         "held_out": {**looks[-1], "verdict": verdict(lines)} if looks else None,
     }
+
+
+def save_lora(unet: UNet2DConditionModel, folder: Path) -> None:
+    """The adapters alone, as diffusers' trainers save them: pytorch_lora_weights.safetensors."""
+    from peft import get_peft_model_state_dict
+
+    with replacing_folder(folder) as partial:
+        StableDiffusionPipeline.save_lora_weights(
+            partial,
+            unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(unet)),
+            unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),  # knows lora_alpha
+        )
 
 
 def save_pipeline(pipeline: DiffusionPipeline, output_dir: Path, facts: dict) -> None:

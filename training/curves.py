@@ -6,11 +6,14 @@ from pathlib import Path
 from retribooru.dataset_script.files import write_lines
 from retribooru.dataset_script.files import replacing
 
-# What a trainer looks at of held-out figures, and how a plot names it.
+# What a trainer looks at of held-out figures, and how a plot names it; what is of one scale is in one plot.
 LOOKS = {
-    "own_references": "loss, own references",
-    "other_references": "loss, another character's",
-    "psnr": "reconstruction, PSNR in dB",
+    "held-out characters": {
+        "own_references": "loss, own references",
+        "other_references": "loss, another character's",
+        "psnr": "reconstruction, PSNR in dB",
+    },
+    "pictures of held-out characters": {"clip_i": "CLIP-I", "clip_t": "CLIP-T"},
 }
 
 
@@ -45,7 +48,7 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def plot_metrics(lines: list[dict], path: Path) -> Path:
-    """Left: the terms of the training loss. Right, what was looked at of held-out figures, if anything."""
+    """Left: the terms of the training loss. To its right, what was looked at of held-out figures, if anything."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -53,19 +56,21 @@ def plot_metrics(lines: list[dict], path: Path) -> Path:
 
     trained = [line for line in lines if "loss" in line]
     looks = [line for line in lines if "loss" not in line]
-    figure, axes = plt.subplots(1, 2 if looks else 1, figsize=(10 if looks else 5, 3.6), squeeze=False)
+    seen = set().union(*looks)
+    plots = {title: [name for name in names if name in seen] for title, names in LOOKS.items() if seen & names.keys()}
+    figure, axes = plt.subplots(1, 1 + len(plots), figsize=(5 * (1 + len(plots)), 3.6), squeeze=False)
     axis = axes[0][0]
     for name in (key for key in (trained[0] if trained else ()) if key not in ("step", "lr")):
         steps, values = [line["step"] for line in trained], [line[name] for line in trained]
         (drawn,) = axis.plot(steps, values, alpha=0.25, linewidth=0.8)
         axis.plot(steps, _smooth(values), color=drawn.get_color(), label=name)
     axis.set(xlabel="step", ylabel="loss", yscale="log", title="training loss (smoothed)")
-    if looks:
-        axis = axes[0][1]
-        for name in LOOKS.keys() & set().union(*looks):
-            seen = [line for line in looks if name in line]
-            axis.plot([line["step"] for line in seen], [line[name] for line in seen], marker=".", label=LOOKS[name])
-        axis.set(xlabel="step", title="held-out characters")
+    for axis, (title, names) in zip(axes[0][1:], plots.items()):
+        for name in names:
+            having = [line for line in looks if name in line]
+            values = [line[name] for line in having]
+            axis.plot([line["step"] for line in having], values, marker=".", label=LOOKS[title][name])
+        axis.set(xlabel="step", title=title)
     for axis in axes[0]:
         if axis.lines:
             axis.legend()

@@ -3,11 +3,14 @@
 from collections import defaultdict
 from itertools import zip_longest
 from pathlib import Path
+from statistics import fmean
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
+from transformers import CLIPModel, CLIPProcessor
 
 from retribooru.dataset_script.files import replacing
+from retribooru.metrics.functional import clip_i, clip_t
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 from retribooru.pipeline.reference_processor import pad_to_square, remove_background
 
@@ -47,28 +50,71 @@ def draw(pipeline: RetriBooruPipeline, row: dict, seed: int, guidance_scale: flo
     ).images[0]
 
 
+def load_clip(name: str) -> tuple[CLIPModel, CLIPProcessor]:
+    """A CLIP to score with, by Hub id or folder. Raises ValueError where there is none."""
+    try:
+        return CLIPModel.from_pretrained(name), CLIPProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"validation_clip: got {name}, wanted a CLIP: a Hub id or a folder ({error})") from error
+
+
+def clip_scores(
+    rows: dict[str, list[dict]], generated: dict[str, list[Image.Image]], model: CLIPModel, processor: CLIPProcessor
+) -> dict[str, dict[str, float]]:
+    """Mean CLIP-I and CLIP-T of each task: {"clip_i": {task: cosine}, "clip_t": {task: cosine}}; in [-1, 1].
+
+    Args:
+        rows, generated: by task, in parallel.
+        model, processor: see `clip_i`.
+    """
+    return {
+        "clip_i": {
+            task: clip_i(generated[task], [row["reference_images"] for row in rows[task]], model, processor)
+            .mean().item() for task in rows
+        },
+        "clip_t": {
+            task: clip_t(generated[task], [row["prompt"] for row in rows[task]], model, processor)
+            .mean().item() for task in rows
+        },
+    }  # fmt: skip
+
+
 class ValidationPictures:
-    """Pictures of held-out characters, the same ones at every step: samples/step-STEP.png in the output folder."""
+    """Pictures of held-out characters, the same ones at every step: samples/step-STEP.png in the output folder.
+
+    Raises ValueError where `validation_clip` is no CLIP.
+    """
 
     def __init__(self, pipeline: RetriBooruPipeline, args: TrainArguments):
         self.pipeline, self.args = pipeline, args
+        self.clip, self.processor = load_clip(args.validation_clip) if args.validation_clip else (None, None)
         self.rows = {
             task: held_out_rows(args.data_dir, task, args.num_validation_images, args.images, args.characters)
             for task in args.tasks
         }
         self.targets = {task: [square_target(row, args.resolution) for row in rows] for task, rows in self.rows.items()}
 
-    def draw(self, step: int) -> Image.Image:
-        """The grid, which is saved too."""
+    def draw(self) -> dict[str, list[Image.Image]]:
+        """The pictures of each task."""
         self.pipeline.set_progress_bar_config(disable=True)
         scale = self.args.validation_guidance_scale
-        drawn = {
+        return {
             task: [draw(self.pipeline, row, self.args.seed, scale) for row in rows] for task, rows in self.rows.items()
         }
+
+    def scores(self, drawn: dict[str, list[Image.Image]]) -> dict[str, float]:
+        """clip_i and clip_t, the means over the tasks; nothing without `validation_clip`."""
+        if self.clip is None:
+            return {}
+        by_task = clip_scores(self.rows, drawn, self.clip.to(self.pipeline.device), self.processor)
+        return {name: fmean(scores.values()) for name, scores in by_task.items()}
+
+    def save(self, step: int, drawn: dict[str, list[Image.Image]]) -> Image.Image:
+        """The grid of what was drawn, which is written too."""
         folder = Path(self.args.output_dir) / "samples"
         folder.mkdir(exist_ok=True)
         path = folder / f"step-{step:06d}.png"
-        save_grid(path, self.rows, drawn, self.targets, max(96, self.args.resolution))
+        save_grid(path, self.rows, {"drawn": drawn, "target": self.targets}, max(96, self.args.resolution))
         return Image.open(path)
 
 
@@ -78,37 +124,40 @@ def square_target(row: dict, size: int) -> Image.Image:
 
 
 def save_grid(
-    path: Path,
-    rows: dict[str, list[dict]],
-    generated: dict[str, list[Image.Image]],
-    targets: dict[str, list[Image.Image]],
-    cell: int = 96,
+    path: Path, rows: dict[str, list[dict]], columns: dict[str, dict[str, list[Image.Image]]], cell: int
 ) -> Path:
-    """references | generated | target, a line per row, the tasks one below the other.
+    """References, then the columns; a line per row, the tasks one below the other.
 
     Args:
-        rows, generated, targets: by task, in parallel.
+        rows: by task.
+        columns: {title: pictures by task, in parallel with the rows}.
         cell: side of each picture in the grid, in pixels.
     """
-    gap, head = 4, 18
-    columns = max(len(row["reference_images"]) for task_rows in rows.values() for row in task_rows) + 2
+    gap, head, font = 4, 22, ImageFont.load_default(13)
+    count = max(len(row["reference_images"]) for task_rows in rows.values() for row in task_rows)
     lines = sum(map(len, rows.values()))
-    grid = Image.new("RGB", (columns * (cell + gap) + 2 * gap, lines * (cell + gap) + len(rows) * head + gap), "white")
+    width, height = (count + len(columns)) * (cell + gap) + 3 * gap, lines * (cell + gap) + len(rows) * head + gap
+    grid = Image.new("RGB", (width, height), "white")
     pen, y = ImageDraw.Draw(grid), 0
+    lefts = [column * (cell + gap) + gap + (gap if column >= count else 0) for column in range(count + len(columns))]
     for task, task_rows in rows.items():
-        pen.text((gap, y + 3), f"{task}: references (background removed)", fill="black")
-        for column, title in ((columns - 2, "generated"), (columns - 1, "target")):
-            pen.text((column * (cell + gap) + gap * 2, y + 3), title, fill="black")
+        for x, title in zip((lefts[0], *lefts[count:]), (f"{task}: references", *columns)):
+            pen.text((x, y + 4), title, "black", font)
         y += head
-        for row, picture, target in zip(task_rows, generated[task], targets[task]):
+        for i, row in enumerate(task_rows):
             references = [
                 pad_to_square(remove_background(image.convert("RGB"), mask, (255, 255, 255)), (255, 255, 255))
                 for image, mask in zip(row["reference_images"], row["reference_masks"])
             ]
-            for column, image in enumerate([*references, picture, target]):
-                x = column * (cell + gap) + gap + (gap if column >= len(references) else 0)
-                grid.paste(image.resize((cell, cell), Image.NEAREST if image.width < cell else Image.BICUBIC), (x, y))
+            for x, image in zip(lefts, references):
+                grid.paste(_resized(image, cell), (x, y))
+            for x, pictures in zip(lefts[count:], columns.values()):
+                grid.paste(_resized(pictures[task][i], cell), (x, y))
             y += cell + gap
     with replacing(path) as partial:
         grid.save(partial, format="PNG")
     return path
+
+
+def _resized(image: Image.Image, cell: int) -> Image.Image:
+    return image.resize((cell, cell), Image.NEAREST if image.width < cell else Image.BICUBIC)

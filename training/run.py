@@ -1,16 +1,17 @@
 """A training under way: the loop that all trainers share, and what it leaves on disk."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import filter_trackers
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image
@@ -22,23 +23,33 @@ from .arguments import OptimizationArguments
 from .checkpoints import EMA, find_checkpoint, find_checkpoints, find_damage, load_ema, save_checkpoint
 from .curves import MetricsLog
 from .data import EpochSampler
+from .preflight import check_trackers
+from .processes import check_processes, check_resumable, gather_weights
+
+logger = logging.getLogger(__name__)
+
+# The main process alone looks at held-out figures and draws grids; so long the others wait for it.
+PATIENCE = timedelta(hours=2)
 
 
 def begin(args: OptimizationArguments) -> Accelerator:
     """The accelerator, with the trackers that `report_to` names; random numbers are seeded.
 
-    Raises ImportError where a tracker is not installed.
+    Raises ImportError where a tracker is not installed; see `check_processes` for what several processes must not do.
     """
-    found = filter_trackers(args.report_to, args.output_dir)
-    missing = [name for name in args.report_to if name not in map(str, found)]
-    if missing:
-        raise ImportError(f"report_to: got {', '.join(missing)}, which is not installed: pip install {missing[0]}")
+    check_trackers(args.report_to)
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=args.report_to or None,
         project_dir=args.output_dir,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
+    check_processes(accelerator, args)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # which clips by itself
+        accelerator.state.deepspeed_plugin.deepspeed_config["gradient_clipping"] = args.max_grad_norm
+    if accelerator.is_main_process:
+        logger.info("training in %d process(es), on %s", accelerator.num_processes, accelerator.device.type)
     set_seed(args.seed)
     if args.report_to:
         # Trackers take numbers and words, not lists.
@@ -67,9 +78,12 @@ class Run:
         examples: Dataset,
     ):
         self.args, self.accelerator, self.output_dir = args, accelerator, Path(args.output_dir)
+        self.sharded = accelerator.distributed_type == DistributedType.FSDP
         self.start, checkpoint = 0, None
         if args.resume_from_checkpoint:
             checkpoint, self.start = find_checkpoint(self.output_dir, args.resume_from_checkpoint)
+        if checkpoint:
+            check_resumable(checkpoint, accelerator)
         processes = accelerator.num_processes
         per_step = args.train_batch_size * args.gradient_accumulation_steps * processes
         sampler = EpochSampler(len(examples), args.max_train_steps * per_step, self.start * per_step, args.seed)
@@ -90,7 +104,9 @@ class Run:
             accelerator.load_state(str(checkpoint))
             if self.ema:
                 load_ema(self.ema, checkpoint / EMA)
-        self.log = MetricsLog(self.output_dir, self.start) if accelerator.is_main_process else None
+        # A start from the beginning looks at step 0 anew.
+        last_step = self.start if checkpoint else -1
+        self.log = MetricsLog(self.output_dir, last_step) if accelerator.is_main_process else None
 
     def steps(self, compute_terms: Callable[[nn.Module, dict], dict[str, torch.Tensor]]) -> Iterator[int]:
         """Does step after step, and hands each one's number out between its end and its checkpoint.
@@ -98,7 +114,8 @@ class Run:
         Args:
             compute_terms: from the model and a collated batch of examples to scalars, "loss" among them.
         """
-        args, self.model = self.args, self.model.train()
+        args = self.args
+        self.model.train()  # DeepSpeed's returns nothing
         progress = tqdm(total=args.max_train_steps, initial=self.start, desc="training", unit="step",
                         disable=not self.accelerator.is_main_process)  # fmt: skip
         batches = iter(self.loader)
@@ -114,6 +131,8 @@ class Run:
                 if self.log:
                     self.log.plot()
         progress.close()
+        if self.sharded:
+            gather_weights(self.model, self.accelerator)
         self.accelerator.wait_for_everyone()
         if self.log:
             self.log.plot()
@@ -167,12 +186,19 @@ class Run:
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":
                 tracker.writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
-            elif tracker.name in ("wandb", "trackio"):
+            elif tracker.name == "wandb":
                 tracker.log_images({name: [picture]}, step)
+            elif tracker.name == "trackio":
+                import trackio
+
+                tracker.tracker.log({name: trackio.Image(picture)}, step=step)
 
     def is_due(self, step: int, every: int | None) -> bool:
-        """Whether this process has something to do at this step that is done every so many."""
-        return self.log is not None and every is not None and step % every == 0
+        """Whether this process has something to do at this step that is done every so many.
+
+        That is the main process, and with it all others where each holds a part of the model.
+        """
+        return (self.log is not None or self.sharded) and every is not None and step % every == 0
 
 
 def check_finite(loss: torch.Tensor, step: int, image_ids: list[str], output_dir: Path) -> None:

@@ -1,13 +1,41 @@
-"""A small Stable Diffusion with random weights, of the real classes: what one trains where no checkpoint can be had."""
+"""A small Stable Diffusion with random weights, of the real classes: what one trains where no checkpoint can be had.
 
+python -m retribooru.training.scratch --preset mini-scratch --vae runs/mini-vae --output_dir runs/mini-scratch
+"""
+
+import sys
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from retribooru.dataset_script.files import replacing_folder
 from retribooru.pipeline.retrieval_unet import CONCEPT_TEXTS
+
+from .arguments import parse
+from .data import load_figures
+
+
+@dataclass
+class ScratchArguments:
+    """Making a small Stable Diffusion to train with --train_base."""
+
+    output_dir: str = field(metadata={"help": "Where it is written."})
+    vae: str = field(metadata={"help": "Its VAE: a Hub id or a folder, such as `train_vae` leaves."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "The figures whose prompts the tokenizer learns; without, the mini edition."}
+    )
+    characters: int | None = field(default=None, metadata={"help": "Of the mini edition; 300 without."})
+    resolution: int = field(default=64, metadata={"help": "Side of its pictures in pixels."})
+    block_out_channels: list[int] = field(
+        default_factory=lambda: [64, 96, 128], metadata={"help": "Of the U-Net, a level each."}
+    )
+    text_width: int = field(default=64, metadata={"help": "Of the text encoder."})
+    seed: int = field(default=0, metadata={"help": "Of the weights."})
 
 
 def small_vae(block_out_channels: list[int], latent_channels: int, resolution: int) -> AutoencoderKL:
@@ -104,3 +132,23 @@ def small_stable_diffusion(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def make(args: ScratchArguments) -> Path:
+    """Leaves a StableDiffusionPipeline in `output_dir`."""
+    vae = AutoencoderKL.from_pretrained(args.vae)
+    prompts = load_figures(args.data_dir, "train", characters=args.characters)["prompt"]
+    torch.manual_seed(args.seed)
+    channels = tuple(args.block_out_channels)
+    pipeline = small_stable_diffusion(vae, small_tokenizer(prompts), args.resolution, channels, args.text_width)
+    with replacing_folder(Path(args.output_dir)) as folder:
+        pipeline.save_pretrained(folder)
+    return Path(args.output_dir)
+
+
+def main(argv: list[str] | None = None) -> None:
+    make(parse(ScratchArguments, sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from retribooru.dataset_script.figures import IdentityIndex
 from .arguments import VaeArguments, parse
 from .augment import Augmentation
 from .data import load_figures
+from .preflight import check_disk, check_files
 from .run import Run, begin
 from .scratch import small_vae
 from .trainable import adamw
@@ -100,6 +101,7 @@ def psnr(vae: AutoencoderKL, pixels: torch.Tensor) -> float:
 def train_vae(args: VaeArguments) -> Path:
     """Trains, and leaves in `output_dir` the VAE (`AutoencoderKL.from_pretrained`), metrics.jsonl and loss.png."""
     output_dir = Path(args.output_dir)
+    check_files(args, ["train"])
     accelerator = begin(args)
     # Held-out characters tell whether it has learned enough; without any, those of the training do.
     try:
@@ -118,7 +120,9 @@ def train_vae(args: VaeArguments) -> Path:
     vae = small_vae(args.block_out_channels, args.latent_channels, args.resolution).to(accelerator.device)
     if args.pretrained_model_name_or_path:
         vae = AutoencoderKL.from_pretrained(args.pretrained_model_name_or_path).to(accelerator.device)
-    run = Run(args, accelerator, Autoencoder(vae), adamw([{"params": list(vae.parameters())}], args), examples)
+    model = Autoencoder(vae)
+    check_disk(args, model, sum(parameter.nbytes for parameter in vae.parameters()))
+    run = Run(args, accelerator, model, adamw([{"params": list(vae.parameters())}], args), examples)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     shape = (vae.config.latent_channels, args.window // factor, args.window // factor)
     for step in run.steps(lambda model, batch: vae_terms(model, batch, args, shape)):

@@ -1,28 +1,60 @@
 """What a training begins with, and what of it is trained."""
 
+from functools import partial
+
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 
 from .arguments import OptimizationArguments, TrainArguments
 
+# What LoRA adapts: the attention of the decoder, and not that of the retrieval layers, which have the same names.
+LORA_TARGETS = r"up_blocks\..*\.(to_q|to_k|to_v|to_out\.0)"
+
 
 def trainable_modules(pipeline: DiffusionPipeline, args: TrainArguments) -> list[nn.Module]:
     """What the optimizer changes. Frozen: SD's encoder and middle block, VAE, text encoder; and what is locked.
 
-    The cross-attention and zero convolutions are trained in every setting (paper section 4.2).
+    The cross-attention and zero convolutions are trained in every setting (paper section 4.2). With `lora_rank`, the
+    adapters of `add_lora` stand in the place of the decoder.
     """
     if args.train_base:
         return [pipeline.unet, pipeline.text_encoder]
     unet = pipeline.unet
     modules = [unet.retrieval_layers]
-    if not args.lock_decoder:
+    if args.lora_rank is not None:
+        modules += lora_layers(unet)
+    elif not args.lock_decoder:
         modules += [unet.up_blocks, unet.conv_norm_out, unet.conv_out]
     if not args.lock_encoder:
         modules += [pipeline.retrieval_encoder]
     return [module for module in modules if module is not None]
+
+
+def add_lora(unet: UNet2DConditionModel, rank: int, alpha: int | None = None) -> None:
+    """Adapters on the attention of the decoder; their weights begin at random, and what they add as nothing.
+
+    Args:
+        alpha: what they add is scaled by alpha / rank; by 1 without.
+    """
+    from peft import LoraConfig
+
+    unet.add_adapter(
+        LoraConfig(r=rank, lora_alpha=alpha or rank, init_lora_weights="gaussian", target_modules=LORA_TARGETS)
+    )
+
+
+def lora_layers(unet: UNet2DConditionModel) -> list[nn.Module]:
+    return [module for name, module in unet.named_modules() if name.endswith((".lora_A", ".lora_B"))]
+
+
+def merge_lora(unet: UNet2DConditionModel) -> None:
+    """Makes the adapters a part of the weights that they adapt. What is left is a plain U-Net."""
+    with torch.autocast(unet.device.type, enabled=False):  # else half of the digits would be lost
+        unet.fuse_lora(safe_fusing=True)
+    unet.unload_lora()
 
 
 def freeze_all_but(pipeline: DiffusionPipeline, modules: list[nn.Module]) -> None:
@@ -73,7 +105,7 @@ def make_optimizer(
 
 def adamw(groups: list[dict], args: OptimizationArguments) -> torch.optim.Optimizer:
     """AdamW; with `use_8bit_adam` that of bitsandbytes. Raises ImportError where it is not installed."""
-    kind = torch.optim.AdamW
+    kind = partial(torch.optim.AdamW, fused=True)
     if args.use_8bit_adam:
         try:
             from bitsandbytes.optim import AdamW8bit as kind

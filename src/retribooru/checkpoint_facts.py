@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 PIPELINES = ("RetriBooruPipeline", "RetriBooruXLPipeline")
 TRAINING = "training.json"  # what the trainer leaves beside model_index.json
+EVALUATION = "evaluation"  # a folder of tables (.md), their numbers (.json) and plots (.png) for the card
 CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
 SUFFIXES = (".json", ".safetensors", ".txt", ".model")  # of a component's files; never a pickle
 WEIGHTS = re.compile(r"[a-z_]+(?:\.(?P<variant>[^.-]+))?(?:-\d+-of-\d+)?\.safetensors")
@@ -35,6 +36,7 @@ class Checkpoint:
         weights: {component: {variant: weights}}; the variant without a name is "".
         retrieves: whether anything in the zero convolutions is not zero.
         training: training.json, None where there is none.
+        tables: the Markdown files of evaluation/, and plots: the names of its pictures, both in order.
         files: what belongs on the Hub, by name in the folder, without README.md.
     """
 
@@ -44,6 +46,8 @@ class Checkpoint:
     weights: dict[str, dict[str, Weights]]
     retrieves: bool
     training: dict | None
+    tables: list[str]
+    plots: list[str]
     files: list[str]
 
     @property
@@ -75,6 +79,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     weights = {component: _weights(folder / component) for component in models}
     files = [folder / file for file in ("model_index.json", TRAINING, *_code(folder, name[0], components))]
     files += [path for each in components for path in (folder / each).iterdir() if path.suffix in SUFFIXES]
+    evaluation = sorted(file for file in (folder / EVALUATION).glob("*") if file.suffix in (".md", ".json", ".png"))
+    files += evaluation
     training = folder / TRAINING
     return Checkpoint(
         folder=folder,
@@ -83,6 +89,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         weights=weights,
         retrieves=any(tensor.any() for tensor in _zero_convolutions(folder / "unet")),
         training=_read_json(training) if training.is_file() else None,
+        tables=[file.read_text(encoding="utf-8") for file in evaluation if file.suffix == ".md"],
+        plots=[f"{EVALUATION}/{file.name}" for file in evaluation if file.suffix == ".png"],
         files=sorted(file.relative_to(folder).as_posix() for file in files if file.is_file()),
     )
 

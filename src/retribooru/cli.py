@@ -117,20 +117,36 @@ def train(context: typer.Context) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write")] = Path("demo"),
-    figures: Annotated[
-        Path | None, typer.Option(help="Folder with retribooru.json, images/ and masks/; drawn by code without")
+    checkpoint: Annotated[
+        str | None, typer.Option(help="What draws: a Hub id or a folder; the checkpoint that comes along without")
     ] = None,
-    vae_steps: Annotated[int | None, typer.Option(help="Training steps of the VAE")] = None,
-    base_steps: Annotated[int | None, typer.Option(help="Training steps of the small Stable Diffusion")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps of the retrieval")] = None,
-    clip: Annotated[str | None, typer.Option(help="A trained CLIP (Hub id or folder) to score with")] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn")] = 0,
+    train: Annotated[bool, typer.Option("--train", help="Train a tiny pipeline from scratch instead")] = False,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="With --train: folder with retribooru.json, images/ and masks/; drawn by code without"),
+    ] = None,
+    vae_steps: Annotated[int | None, typer.Option(help="With --train: steps of the VAE")] = None,
+    base_steps: Annotated[int | None, typer.Option(help="With --train: steps of the small Stable Diffusion")] = None,
+    steps: Annotated[int | None, typer.Option(help="With --train: steps of the retrieval")] = None,
+    clip: Annotated[str | None, typer.Option(help="With --train: a trained CLIP to score with")] = None,
 ) -> None:
-    """The whole chain on this machine, without network: figures, training, a grid of pictures, scores."""
-    from retribooru.demo import run_demo
-
+    """Draws characters that the model has never seen, from pictures of them. No network is needed."""
+    of_training = {"figures": figures, "vae_steps": vae_steps, "base_steps": base_steps, "steps": steps, "clip": clip}
     with clear_errors():
-        run_demo(out, figures, vae_steps, base_steps, steps, clip, seed)
+        if train:
+            if checkpoint is not None:
+                raise ValueError(f"checkpoint: got {checkpoint}, wanted none with --train")
+            from retribooru.demo_train import train_demo
+
+            train_demo(out, **of_training, seed=seed)
+            return
+        for name, value in of_training.items():
+            if value is not None:
+                raise ValueError(f"{name}: got {value}, wanted it with --train alone")
+        from retribooru.demo import run_demo
+
+        run_demo(out, checkpoint, seed)
 
 
 if __name__ == "__main__":

@@ -1,169 +1,87 @@
-"""`retribooru demo`: figures -> dataset -> training -> pipeline -> pictures -> scores, on any machine, in minutes."""
+"""`retribooru demo`: the checkpoint that comes along draws characters that it has never seen."""
 
-import json
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import DiffusionPipeline
 from PIL import Image
+from tqdm import tqdm
 
-from retribooru.dataset_script.build import BuildReport, build_figures
-from retribooru.dataset_script.files import replacing
+from retribooru.checkpoint_facts import PIPELINES
+from retribooru.checkpoints import MINI
 from retribooru.dataset_script.mini import draw_edition
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
-from retribooru.training.arguments import TrainArguments, VaeArguments, read_preset
-from retribooru.training.curves import read_metrics
-from retribooru.training.data import load_figures
-from retribooru.training.grids import draw, held_out_rows, save_grid, square_target
-from retribooru.training.held_out import verdict
-from retribooru.training.scratch import small_stable_diffusion, small_tokenizer
-from retribooru.training.train import train
-from retribooru.training.train_vae import train_vae
+from retribooru.training.grids import held_out_rows, save_grid, square_target
 
+TASKS = ("reconstruct", "compose", "swap")
+SCALES = (0.0, 0.5, 1.0, 1.5, 2.0)
+SEEDS = 3
+ROWS = 3  # of each task
+CHARACTERS = 60  # that are drawn; a tenth of them were held out of the training
 GUIDANCE_SCALE = 2.0  # a model this small falls apart at Stable Diffusion's 9
-ROWS_PER_TASK = 6
-HONESTY = (
-    "These models are tiny and were trained on the spot, from random weights: expect blurred pictures. "
-    "What counts is that the chain runs."
-)
+CELL = 128
 
 
-def run_demo(
-    out: Path,
-    figures: Path | None = None,
-    vae_steps: int | None = None,
-    base_steps: int | None = None,
-    steps: int | None = None,
-    clip: str | None = None,
-    seed: int = 0,
-) -> dict:
-    """Runs the chain and leaves grid.png, loss.png (the retrieval's) and scores.json in `out`.
+def run_demo(out: Path, checkpoint: str | None = None, seed: int = 0) -> dict[str, Path]:
+    """Leaves in `out` figures/ and two pictures, and returns them by name.
+
+    grid: rows of each task, their references, pictures of several seeds, and the target; of a swap, which nobody drew,
+    the target is the faces' character in clothes of their own. scales: the same with more and more retrieved.
 
     Args:
         out: folder to write.
-        figures: folder with retribooru.json, images/ and masks/; without, figures are drawn by code.
-        vae_steps, base_steps, steps: of the VAE, the small Stable Diffusion and the retrieval; the presets' without.
-        clip: a trained CLIP to score with; without, no CLIP score is taken.
-
-    Returns:
-        What scores.json holds.
+        checkpoint: a RetriBooruPipeline, a Hub id or a folder; the one that comes along without.
+        seed: of everything drawn.
     """
-    began = time.time()
-    out = Path(out)
-    print(HONESTY)
-    if figures is None:
-        draw_edition(out / "built", size=96, characters=200, seed=seed)
-    else:
-        print(build_with_held_out(Path(figures), out / "built", seed))
-    pipeline_dir = train_all(out, seed, vae_steps, base_steps, steps)
-    pipeline = RetriBooruPipeline.from_pretrained(pipeline_dir)
-    pipeline.set_progress_bar_config(disable=True)
+    began, out = time.time(), Path(out)
+    check(checkpoint or str(MINI))
+    draw_edition(out / "figures", characters=CHARACTERS)  # by forked processes, so before any thread of torch's runs
+    pipeline = RetriBooruPipeline.from_pretrained(checkpoint or str(MINI))
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu").set_progress_bar_config(disable=True)
+    rows = {task: held_out_rows(str(out / "figures"), task, ROWS) for task in TASKS}
+    jobs = len(TASKS) * (SEEDS + len(SCALES))
+    with tqdm(total=jobs * ROWS, desc="drawing", unit="picture") as bar:
 
-    rows = {task: held_out_rows(str(out / "built"), task, ROWS_PER_TASK) for task in ("reconstruct", "compose")}
-    generated = {task: [draw(pipeline, row, seed, GUIDANCE_SCALE) for row in rows[task]] for task in rows}
-    squares = {task: [square_target(row, pipeline.sample_size) for row in rows[task]] for task in rows}
-    grid = save_grid(out / "grid.png", rows, generated, squares)
+        def column(number: int, scale: float) -> dict[str, list[Image.Image]]:
+            drawn = {}
+            for task in TASKS:
+                drawn[task] = draw_rows(pipeline, rows[task], seed + number, scale)
+                bar.update(ROWS)
+            return drawn
 
-    lines = read_metrics(pipeline_dir / "metrics.jsonl")
-    looks = [line for line in lines if "own_references" in line]
-    scores = {
-        "held_out_loss": {key: looks[-1][key] for key in ("own_references", "other_references")},
-        "palette_match": {task: palette_match(generated[task], squares[task], rows[task]) for task in rows},
-        "palette_match_by_chance": 0.5,
-        "pictures_per_task": {task: len(rows[task]) for task in rows},
-        "training_steps": lines[-1]["step"],
-        **(clip_scores(clip, rows, generated) if clip else {}),
+        seeds = {f"seed {seed + i}": column(i, 1.0) for i in range(SEEDS)}
+        scales = {f"scale {scale:g}": column(0, scale) for scale in SCALES}
+    target = {"target": {task: [square_target(row, CELL) for row in rows[task]] for task in TASKS}}
+    results = {
+        "grid": save_grid(out / "grid.png", rows, seeds | target, CELL),
+        "scales": save_grid(out / "scales.png", rows, scales, CELL),
     }
-    scores_file = out / "scores.json"
-    with replacing(scores_file) as partial:
-        partial.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-
-    print(json.dumps(scores, indent=2))
-    print(verdict(lines))
-    if not clip:
-        print("No CLIP score: an untrained CLIP's mean nothing. Name a trained one with --clip to get them.")
-    print(f"{HONESTY}\nDone in {(time.time() - began) / 60:.1f} minutes:")
-    results = {"pictures": grid, "loss": pipeline_dir / "loss.png", "scores": scores_file, "pipeline": pipeline_dir}
-    for name, path in results.items():
-        print(f"  {name:<9} {path}")
-    return scores
-
-
-def build_with_held_out(figures: Path, out: Path, seed: int) -> BuildReport:
-    """Builds the table, holding out a larger share of the characters where a smaller one leaves fewer than two."""
-    for share in (0.12, 0.25, 0.5):
-        report = build_figures(
-            figures / "retribooru.json", figures / "images", figures / "masks", out, seed, out_of_domain=share
-        )
-        if report.characters["out_of_domain"] >= 2:
-            return report
-    raise ValueError(
-        f"figures: {figures} leaves {report.characters['out_of_domain']} characters to hold out, wanted two or more: "
-        "give a dozen characters, or another seed"
+    print(
+        f"Characters from {len({row['character'] for task in TASKS for row in rows[task]})} that were never trained on."
     )
+    print(f"Done in {(time.time() - began) / 60:.1f} minutes:")
+    for name, path in results.items():
+        print(f"  {name:<7} {path}")
+    return results
 
 
-def train_all(out: Path, seed: int, vae_steps: int | None, base_steps: int | None, steps: int | None) -> Path:
-    """VAE, small Stable Diffusion, retrieval: one after the other, by the presets. Returns the pipeline's folder."""
-    common = {"data_dir": str(out / "built"), "seed": seed}
-
-    def settings(preset: str, kind: type, count: int | None) -> dict:
-        found = {**read_preset(preset, kind), **common, "output_dir": str(out / preset)}
-        return found if count is None else {**found, "max_train_steps": count}
-
-    vae_dir = train_vae(VaeArguments(**settings("demo-vae", VaeArguments, vae_steps)))
-    vae = AutoencoderKL.from_pretrained(vae_dir)
-    prompts = load_figures(common["data_dir"], "train")["prompt"]
-    base = settings("demo-base", TrainArguments, base_steps)
-    torch.manual_seed(seed)
-    start = small_stable_diffusion(vae, small_tokenizer(prompts), base["resolution"])
-    start.save_pretrained(out / "demo-scratch")
-    base_dir = train(TrainArguments(**base, pretrained_model_name_or_path=str(out / "demo-scratch")))
-    retrieval = settings("demo-retrieval", TrainArguments, steps)
-    return train(TrainArguments(**retrieval, pretrained_model_name_or_path=str(base_dir)))
+def check(checkpoint: str) -> None:
+    """Raises ValueError for a checkpoint of another kind."""
+    kind = DiffusionPipeline.load_config(checkpoint).get("_class_name")
+    if (kind[-1] if isinstance(kind, list) else kind) != PIPELINES[0]:
+        raise ValueError(f"checkpoint: got {checkpoint}, whose class is {kind}; wanted a {PIPELINES[0]}")
 
 
-def palette(image: Image.Image) -> np.ndarray:
-    """Colour histogram, 4 x 4 x 4 bins of RGB summing to 1."""
-    pixels = np.asarray(image.convert("RGB")).reshape(-1, 3) // 64
-    counts = np.bincount(pixels @ np.array([16, 4, 1]), minlength=64)
-    return counts / counts.sum()
-
-
-def palette_match(generated: list[Image.Image], targets: list[Image.Image], rows: list[dict]) -> float:
-    """How often a picture's colours are nearer to its own figure's than to another character's.
-
-    The share, over all pairs of a picture and a target of another character, in which the histogram intersection
-    with the own target is the larger one. The middle of the picture alone is compared (the figure, mostly): backgrounds
-    are the prompt's affair. In [0, 1], 0.5 by chance. A rough measure, ours, for models too small for CLIP to judge.
-    """
-
-    def middle(image):
-        width, height = image.size
-        return palette(image.crop((width // 4, height // 8, width * 3 // 4, height * 7 // 8)))
-
-    drawn, real = [middle(image) for image in generated], [middle(image) for image in targets]
-    overlap = np.minimum(np.array(drawn)[:, None], np.array(real)[None]).sum(-1)  # (pictures, targets)
-    wins = [
-        float(overlap[i, i] > overlap[i, j]) + 0.5 * float(overlap[i, i] == overlap[i, j])
-        for i in range(len(rows)) for j in range(len(rows)) if rows[i]["character"] != rows[j]["character"]
-    ]  # fmt: skip
-    return sum(wins) / len(wins)
-
-
-def clip_scores(name: str, rows: dict, generated: dict) -> dict:
-    """Mean CLIP-I and CLIP-T of each task."""
-    from transformers import CLIPModel, CLIPProcessor
-
-    from retribooru.metrics.functional import clip_i, clip_t
-
-    model, processor = CLIPModel.from_pretrained(name), CLIPProcessor.from_pretrained(name)
-    return {
-        "clip": name,
-        "clip_i": {task: clip_i(generated[task], [row["reference_images"] for row in rows[task]], model, processor)
-                   .mean().item() for task in rows},
-        "clip_t": {task: clip_t(generated[task], [row["prompt"] for row in rows[task]], model, processor)
-                   .mean().item() for task in rows},
-    }  # fmt: skip
+def draw_rows(pipeline: RetriBooruPipeline, rows: list[dict], seed: int, scale: float) -> list[Image.Image]:
+    """A picture of each row in one call, its references without their backgrounds."""
+    return pipeline(
+        [row["prompt"] for row in rows],
+        reference_images=[row["reference_images"] for row in rows],
+        reference_concepts=[row["reference_concepts"] for row in rows],
+        reference_masks=[row["reference_masks"] for row in rows],
+        retrieval_scale=scale,
+        guidance_scale=GUIDANCE_SCALE,
+        num_inference_steps=20,
+        generator=[torch.Generator().manual_seed(seed) for _ in rows],
+    ).images

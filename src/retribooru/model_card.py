@@ -79,6 +79,8 @@ def model_card(checkpoint: Checkpoint, repo_id: str | None = None, license: str 
         query_words=QUERIES[unet["retrieval_query"]],
         parts=[_part(name, checkpoint.index[name][1], weights) for name, weights in checkpoint.weights.items()],
         training=_training(checkpoint.training),
+        tables=[table.strip() for table in checkpoint.tables],
+        plots=checkpoint.plots,
         filter_words="" if "safety_checker" not in checkpoint.weights else " but the safety checker that comes along",
         license_words=_license(license, base),
     )

@@ -1,6 +1,5 @@
 """Latents encoded before the training are those that would be encoded during it."""
 
-import shutil
 from random import Random
 from types import SimpleNamespace
 

@@ -1,0 +1,1 @@
+"""Configurations for `accelerate launch --config_file`: several GPUs of one machine."""

@@ -1,0 +1,172 @@
+"""Trains the classifier that reads the truth off pictures of the mini edition: what generated ones are judged by.
+
+accelerate launch -m retribooru.training.train_attributes --preset mini-attributes --output_dir runs/mini-attributes
+"""
+
+import io
+import json
+import shutil
+import sys
+from copy import deepcopy
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from random import Random
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from retribooru.dataset_script.files import replacing
+from retribooru.dataset_script.mini import TRUTH
+from retribooru.metrics.attributes import AttributeClassifier, accuracy, square
+from retribooru.pipeline.reference_processor import to_tensor
+
+from .arguments import AttributeArguments, parse
+from .augment import Augmentation, augment
+from .data import load_figures
+from .run import Run, begin
+from .trainable import adamw
+
+
+class TrueFigures(Dataset):
+    """Figures with the truth about them, as positions in `attributes`; augmented anew every epoch.
+
+    Args:
+        figures: rows of the mini edition's figures.
+        attributes: {attribute: its values}.
+        args: of the trainer.
+    """
+
+    def __init__(self, figures: datasets.Dataset, attributes: dict[str, list[str]], args: AttributeArguments):
+        self.figures = figures.select_columns(["image_id", "image", *attributes])
+        self.attributes, self.args = attributes, args
+
+    def __len__(self) -> int:
+        return len(self.figures)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        """pixel_values (3, R, R) in [-1, 1], image_id (str), and by attribute the position of its value (int)."""
+        epoch, position = key
+        row, args = self.figures[position], self.args
+        rng = Random(f"{args.seed}/{epoch}/attributes/{row['image_id']}")
+        image = row["image"].convert("RGB")
+        image, _, _ = augment(image, image, None, Augmentation(args.crop, args.flip, args.jitter), rng)
+        image = degrade(square(image, args.resolution), args.degradation, rng)
+        truth = {name: values.index(row[name]) for name, values in self.attributes.items()}
+        return {"pixel_values": to_tensor(image), "image_id": row["image_id"], **truth}
+
+
+def degrade(image: Image.Image, probability: float, rng: Random) -> Image.Image:
+    """What a VAE and a diffusion model do to a picture, in small: blur, lost resolution, artefacts, noise.
+
+    Each comes with `probability`; all are too weak to change what a colour is called.
+    """
+    if rng.random() < probability:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9)))
+    if rng.random() < probability:
+        share = rng.uniform(0.55, 1)
+        smaller = tuple(max(1, round(side * share)) for side in image.size)
+        image = image.resize(smaller, Image.BICUBIC).resize(image.size, Image.BICUBIC)
+    if rng.random() < probability:
+        buffer = io.BytesIO()
+        image.save(buffer, format="JPEG", quality=rng.randint(40, 95))
+        image = Image.open(buffer).convert("RGB")
+    if rng.random() < probability:
+        noise = np.random.default_rng(rng.getrandbits(32)).standard_normal((image.height, image.width, 3), np.float32)
+        noisy = np.asarray(image) + rng.uniform(1, 8) * noise
+        image = Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8))
+    return image
+
+
+def attribute_values(figures: datasets.Dataset) -> dict[str, list[str]]:
+    """{attribute: its values, sorted} of the mini edition's figures.
+
+    Raises ValueError for a table without the truth.
+    """
+    missing = [name for name in TRUTH if name not in figures.column_names]
+    if missing:
+        raise ValueError(f"data_dir: got figures without {', '.join(missing)}, wanted those of the mini edition")
+    return {name: sorted(set(figures[name])) for name in TRUTH}
+
+
+def attribute_terms(model: nn.Module, examples: dict) -> dict[str, torch.Tensor]:
+    """Cross-entropy of each attribute, and "loss", their mean; scalars in nats."""
+    terms = {
+        name: F.cross_entropy(logits.float(), examples[name])
+        for name, logits in model(examples["pixel_values"]).items()
+    }
+    return {"loss": torch.stack(list(terms.values())).mean(), **terms}
+
+
+def held_out_accuracy(model: AttributeClassifier, figures: datasets.Dataset, batch_size: int = 64) -> dict[str, float]:
+    """Accuracy of each attribute, 0 to 1, on pictures as they are."""
+    found, names = [], list(model.config.attributes)
+    for start in range(0, len(figures), batch_size):
+        found += model.classify(figures[start : start + batch_size]["image"], batch_size)
+    return accuracy(found, figures.select_columns(names).to_list())
+
+
+def train_attributes(args: AttributeArguments) -> Path:
+    """Trains, and leaves in `output_dir` the classifier (`AttributeClassifier.from_pretrained`) in half precision,
+    training.json with its accuracy on held-out characters, metrics.jsonl and loss.png."""
+    output_dir = Path(args.output_dir)
+    accelerator = begin(args)
+    figures = load_figures(args.data_dir, "train", args.images, args.characters)
+    attributes = attribute_values(figures)
+    held_out = load_figures(args.data_dir, "out_of_domain", args.images, args.characters)
+    held_out = held_out.select_columns(["image", *attributes])
+    classifier = AttributeClassifier(attributes, args.resolution, args.block_out_channels).to(accelerator.device)
+    optimizer = adamw([{"params": list(classifier.parameters())}], args)
+    run = Run(args, accelerator, classifier, optimizer, TrueFigures(figures, attributes, args))
+    for step in run.steps(attribute_terms):
+        if run.is_due(step, args.validation_steps):
+            with run.evaluating() as model:
+                shares = held_out_accuracy(model, held_out)
+                run.record(step, **{f"accuracy_{name}": share for name, share in shares.items()})
+    if accelerator.is_main_process:
+        with run.evaluating() as model:
+            save_classifier(model, output_dir)
+        # What is reported is read with what was saved, in half precision.
+        saved = AttributeClassifier.from_pretrained(output_dir).to(accelerator.device)
+        write_facts(args, held_out_accuracy(saved, held_out), len(held_out), output_dir)
+    return output_dir
+
+
+def save_classifier(classifier: AttributeClassifier, output_dir: Path) -> None:
+    """In half precision, beside its name first; the model that is given stays as it is."""
+    partial = output_dir / "classifier.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    deepcopy(classifier).half().save_pretrained(partial)
+    for path in sorted(partial.iterdir()):
+        path.replace(output_dir / path.name)
+    partial.rmdir()
+
+
+def write_facts(args: AttributeArguments, shares: dict[str, float], pictures: int, output_dir: Path) -> None:
+    """training.json. Folders of this machine are named by their last part alone."""
+    settings = asdict(args)
+    del settings["output_dir"], settings["resume_from_checkpoint"]
+    for name in ("data_dir", "images"):
+        if settings[name]:
+            settings[name] = Path(settings[name]).resolve().name
+    facts = {
+        "finished": datetime.now(timezone.utc).date().isoformat(),
+        "steps": args.max_train_steps,
+        "settings": settings,
+        "held_out": {"pictures": pictures, "accuracy": shares},
+    }
+    with replacing(output_dir / "training.json") as partial:
+        partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> None:
+    train_attributes(parse(AttributeArguments, sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    main()
