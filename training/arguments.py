@@ -62,20 +62,26 @@ class OptimizationArguments:
     def __post_init__(self):
         for name in ("resolution", "train_batch_size", "max_train_steps", "logging_steps", "checkpointing_steps",
                      "gradient_accumulation_steps", "checkpoints_total_limit"):  # fmt: skip
-            _check(name, getattr(self, name) is None or getattr(self, name) >= 1, getattr(self, name), "at least 1")
+            check_argument(
+                name, getattr(self, name) is None or getattr(self, name) >= 1, getattr(self, name), "at least 1"
+            )
         given = self.characters is not None and self.data_dir is not None
-        _check("characters", not given, self.characters, "none with data_dir")
-        _check("learning_rate", self.learning_rate > 0, self.learning_rate, "more than 0")
+        check_argument("characters", not given, self.characters, "none with data_dir")
+        check_argument("learning_rate", self.learning_rate > 0, self.learning_rate, "more than 0")
         schedules = [schedule.value for schedule in SchedulerType]
-        _check("lr_scheduler", self.lr_scheduler in schedules, self.lr_scheduler, f"one of {', '.join(schedules)}")
-        _check("ema_decay", 0 < self.ema_decay < 1, self.ema_decay, "a number between 0 and 1")
-        _check("adam_beta2", 0 < self.adam_beta2 < 1, self.adam_beta2, "a number between 0 and 1")
+        check_argument(
+            "lr_scheduler", self.lr_scheduler in schedules, self.lr_scheduler, f"one of {', '.join(schedules)}"
+        )
+        check_argument("ema_decay", 0 < self.ema_decay < 1, self.ema_decay, "a number between 0 and 1")
+        check_argument("adam_beta2", 0 < self.adam_beta2 < 1, self.adam_beta2, "a number between 0 and 1")
         precisions = ("no", "fp16", "bf16")
-        _check("mixed_precision", self.mixed_precision in precisions, self.mixed_precision, "no, fp16 or bf16")
+        check_argument("mixed_precision", self.mixed_precision in precisions, self.mixed_precision, "no, fp16 or bf16")
         trackers = sorted(LOGGER_TYPE_TO_CLASS)
-        _check("report_to", set(self.report_to) <= set(trackers), self.report_to, f"some of {', '.join(trackers)}")
+        check_argument(
+            "report_to", set(self.report_to) <= set(trackers), self.report_to, f"some of {', '.join(trackers)}"
+        )
         for name in ("crop", "flip", "jitter"):
-            _check(name, 0 <= getattr(self, name) < 1 or name == "flip", getattr(self, name), "a share below 1")
+            check_argument(name, 0 <= getattr(self, name) < 1 or name == "flip", getattr(self, name), "a share below 1")
 
 
 @dataclass
@@ -104,10 +110,10 @@ class VaeArguments(OptimizationArguments):
         if self.window is None:
             self.window = self.resolution
         fine = 0 < self.window <= self.resolution and self.window % factor == 0
-        _check("window", fine, self.window, f"a multiple of {factor} up to the resolution, {self.resolution}")
-        _check("resolution", self.resolution % factor == 0, self.resolution, f"a multiple of {factor}")
+        check_argument("window", fine, self.window, f"a multiple of {factor} up to the resolution, {self.resolution}")
+        check_argument("resolution", self.resolution % factor == 0, self.resolution, f"a multiple of {factor}")
         for name in ("windows", "validation_steps", "validation_pictures"):
-            _check(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
+            check_argument(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
 
 
 @dataclass
@@ -128,11 +134,13 @@ class AttributeArguments(OptimizationArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        _check("block_out_channels", min(self.block_out_channels, default=0) >= 2, self.block_out_channels, "2 or more")
+        check_argument(
+            "block_out_channels", min(self.block_out_channels, default=0) >= 2, self.block_out_channels, "2 or more"
+        )
         factor = 2 ** (len(self.block_out_channels) + 1)
-        _check("resolution", self.resolution % factor == 0, self.resolution, f"a multiple of {factor}")
-        _check("degradation", 0 <= self.degradation <= 1, self.degradation, "a share between 0 and 1")
-        _check("validation_steps", self.validation_steps >= 1, self.validation_steps, "at least 1")
+        check_argument("resolution", self.resolution % factor == 0, self.resolution, f"a multiple of {factor}")
+        check_argument("degradation", 0 <= self.degradation <= 1, self.degradation, "a share between 0 and 1")
+        check_argument("validation_steps", self.validation_steps >= 1, self.validation_steps, "at least 1")
 
 
 @dataclass
@@ -207,49 +215,57 @@ class TrainArguments(OptimizationArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        _check("tasks", self.tasks and set(self.tasks) <= set(TRAINABLE), self.tasks, f"some of {', '.join(TRAINABLE)}")
+        check_argument(
+            "tasks", self.tasks and set(self.tasks) <= set(TRAINABLE), self.tasks, f"some of {', '.join(TRAINABLE)}"
+        )
         for name in ("timestep_bias_portion", "proportion_empty_prompts", "proportion_empty_references",
                      "proportion_empty_both", "background_removal"):  # fmt: skip
-            _check(name, 0 <= getattr(self, name) <= 1, getattr(self, name), "a share between 0 and 1")
+            check_argument(name, 0 <= getattr(self, name) <= 1, getattr(self, name), "a share between 0 and 1")
         gamma = self.snr_gamma
-        _check("snr_gamma", gamma is None or gamma > 0, gamma, "more than 0")
-        _check("snr_gamma", gamma is None or not self.inverse_snr_weighting, gamma, "none with inverse_snr_weighting")
+        check_argument("snr_gamma", gamma is None or gamma > 0, gamma, "more than 0")
+        check_argument(
+            "snr_gamma", gamma is None or not self.inverse_snr_weighting, gamma, "none with inverse_snr_weighting"
+        )
         for name in ("noise_draws", "validation_steps", "validation_targets", "image_validation_steps",
                      "num_validation_images", "latent_cache_variants", "lora_rank", "lora_alpha"):  # fmt: skip
-            _check(name, getattr(self, name) is None or getattr(self, name) >= 1, getattr(self, name), "at least 1")
+            check_argument(
+                name, getattr(self, name) is None or getattr(self, name) >= 1, getattr(self, name), "at least 1"
+            )
         grids = self.image_validation_steps is not None
-        _check(
+        check_argument(
             "image_validation_steps",
             not (grids and self.train_base),
             self.image_validation_steps,
             "none with train_base",
         )
         scale = self.validation_guidance_scale
-        _check("validation_guidance_scale", 0 <= scale < float("inf"), scale, "a finite number of at least 0")
+        check_argument("validation_guidance_scale", 0 <= scale < float("inf"), scale, "a finite number of at least 0")
         weights = self.task_weights
-        _check(
+        check_argument(
             "task_weights",
             weights is None or (len(weights) == len(self.tasks) and min(weights) >= 0 and sum(weights) > 0),
             weights,
             f"a number of at least 0 for each of {len(self.tasks)} tasks",
         )
         for name, choices in (("retrieval_query", RETRIEVAL_QUERIES), ("reference_timestep", REFERENCE_TIMESTEPS)):
-            _check(name, getattr(self, name) in choices, getattr(self, name), f"one of {', '.join(choices)}")
+            check_argument(name, getattr(self, name) in choices, getattr(self, name), f"one of {', '.join(choices)}")
         for name in ("lock_decoder", "lock_encoder"):
-            _check(name, not (self.train_base and getattr(self, name)), True, "none of the locks with train_base")
+            check_argument(
+                name, not (self.train_base and getattr(self, name)), True, "none of the locks with train_base"
+            )
         for name in ("train_base", "lock_decoder"):
             fine = self.lora_rank is None or not getattr(self, name)
-            _check("lora_rank", fine, self.lora_rank, f"none with {name}")
+            check_argument("lora_rank", fine, self.lora_rank, f"none with {name}")
         fine = self.lora_alpha is None or self.lora_rank is not None
-        _check("lora_alpha", fine, self.lora_alpha, "none without lora_rank")
+        check_argument("lora_alpha", fine, self.lora_alpha, "none without lora_rank")
         fine = self.validation_clip is None or grids
-        _check("validation_clip", fine, self.validation_clip, "none without image_validation_steps")
-        _check("push_to_hub", not (self.push_to_hub and self.train_base), True, "none with train_base")
+        check_argument("validation_clip", fine, self.validation_clip, "none without image_validation_steps")
+        check_argument("push_to_hub", not (self.push_to_hub and self.train_base), True, "none with train_base")
         for name in ("hub_model_id", "hub_private_repo"):
             fine = self.push_to_hub or not getattr(self, name)
-            _check(name, fine, getattr(self, name), "none without push_to_hub")
+            check_argument(name, fine, getattr(self, name), "none without push_to_hub")
         named = self.hub_model_id or not self.push_to_hub
-        _check("hub_model_id", named, self.hub_model_id, "NAME or OWNER/NAME with push_to_hub")
+        check_argument("hub_model_id", named, self.hub_model_id, "NAME or OWNER/NAME with push_to_hub")
 
 
 Arguments = TypeVar("Arguments", bound=OptimizationArguments)
@@ -291,6 +307,7 @@ def _placeholders(argv: list[str]) -> list[str]:
     return [] if "--output_dir" in argv else ["--output_dir", ""]
 
 
-def _check(name: str, fine: object, got: object, wanted: str) -> None:
+def check_argument(name: str, fine: object, got: object, wanted: str) -> None:
+    """Raises ValueError, naming the argument, what came and what was wanted, unless it is fine."""
     if not fine:
         raise ValueError(f"{name}: got {got}, wanted {wanted}")

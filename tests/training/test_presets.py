@@ -15,12 +15,13 @@ NAMES = {
     *ROWS,
     *(f"mini-{row}" for row in ROWS),
     *("demo-vae", "demo-base", "demo-retrieval"),
-    *("mini-vae", "mini-scratch", "mini-base", "mini-retrieval", "mini-ablation", "mini-attributes"),
+    *("mini-vae", "mini-scratch", "mini-base", "mini-retrieval", "mini-attributes"),
+    *("mini-ablation-vae", "mini-ablation-scratch", "mini-ablation-base", "mini-ablation"),
 }
 
 
 def kind_of(name):
-    return KINDS.get(name.partition("-")[2], TrainArguments)
+    return KINDS.get(name.rpartition("-")[2], TrainArguments)
 
 
 def test_there_is_one_for_each_row():
