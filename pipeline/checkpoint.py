@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
 
@@ -145,9 +146,12 @@ class CheckpointMixin:
 
 
 def _safely(kwargs: dict) -> dict:
-    """The arguments of a `from_pretrained` that reads no pickles."""
+    """The arguments of a `from_pretrained` that reads no pickles, and all components in one precision."""
     if kwargs.get("use_safetensors") is False:
         raise ValueError("use_safetensors: got False, wanted True: weights are never read from pickles")
+    if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+        # As diffusers loads its models; transformers would load the text encoder in the precision that it is saved in.
+        kwargs = {**kwargs, "dtype": torch.float32}
     return {**kwargs, "use_safetensors": True}
 
 

@@ -138,6 +138,16 @@ def test_variant(trained, checkpoint):
         assert torch.equal(rounded, exact.half()) and torch.equal(rounded, kept)
 
 
+def test_half_precision_is_loaded_as_single_unless_asked_for(trained, tmp_path):
+    trained.to(torch.float16).save_pretrained(tmp_path / "half")
+    loaded = RetriBooruPipeline.from_pretrained(tmp_path / "half")
+    parts = (loaded.unet, loaded.vae, loaded.retrieval_encoder, loaded.text_encoder)
+    assert {part.dtype for part in parts} == {torch.float32}
+    draw(loaded)
+    loaded = RetriBooruPipeline.from_pretrained(tmp_path / "half", dtype=torch.float16)
+    assert loaded.text_encoder.dtype == loaded.unet.dtype == torch.float16
+
+
 @pytest.mark.parametrize("variant", [None, "fp16"])
 def test_saved_whole_where_there_were_shards(trained, tmp_path, variant):
     for options in ({}, {"max_shard_size": "100KB"}, {}):
