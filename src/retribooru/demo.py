@@ -67,7 +67,9 @@ def run_demo(out: Path, checkpoint: str | None = None, seed: int = 0) -> dict[st
 
 
 def check(checkpoint: str) -> None:
-    """Raises ValueError for a checkpoint of another kind."""
+    """Raises FileNotFoundError where none is named and none came along, ValueError for one of another kind."""
+    if checkpoint == str(MINI) and not (MINI / "model_index.json").is_file():
+        raise FileNotFoundError("checkpoint: got none, and none came along; wanted one, or --train to train one here")
     kind = DiffusionPipeline.load_config(checkpoint).get("_class_name")
     if (kind[-1] if isinstance(kind, list) else kind) != PIPELINES[0]:
         raise ValueError(f"checkpoint: got {checkpoint}, whose class is {kind}; wanted a {PIPELINES[0]}")
