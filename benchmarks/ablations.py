@@ -38,12 +38,16 @@ VARIANTS = {
 MEANS = ("identity", "obedience")
 
 
-def train(variant: str, seed: int, args: argparse.Namespace) -> Path:
-    """One training, in a process of its own with one thread; its folder."""
+def folder_of(variant: str, seed: int, args: argparse.Namespace) -> Path:
+    return args.work / "runs" / f"{variant.replace(' ', '-')}-seed-{seed}"
+
+
+def train(variant: str, seed: int, args: argparse.Namespace) -> None:
+    """One training, in a process of its own with one thread, unless it is there."""
     preset, changes = VARIANTS[variant]
-    out = args.work / "runs" / f"{variant.replace(' ', '-')}-seed-{seed}"
+    out = folder_of(variant, seed, args)
     if (out / "model_index.json").is_file():
-        return out
+        return
     out.mkdir(parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-m", "retribooru.training.train", "--preset", preset.format(task=args.task), *changes),
@@ -54,12 +58,11 @@ def train(variant: str, seed: int, args: argparse.Namespace) -> Path:
         command += ["--max_train_steps", str(args.steps * (5 if "45k" in preset else 1))]
     with (out / "log.txt").open("a") as log:
         subprocess.run(command, stdout=log, stderr=log, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return out
 
 
 def look(variant: str, seed: int, args: argparse.Namespace) -> dict:
     """What the pictures of a trained variant show, in percent, and its last losses on held-out characters."""
-    out = args.work / "runs" / f"{variant.replace(' ', '-')}-seed-{seed}"
+    out = folder_of(variant, seed, args)
     task = {"recon": "reconstruct"}.get(args.task, args.task)
     truth = measure(
         TruthArguments(

@@ -23,6 +23,7 @@ from retribooru.dataset_script.mini import TRUTH
 from retribooru.dataset_script.references import RECIPES
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 from retribooru.training.arguments import check_argument
+from retribooru.training.checkpoints import without_folders
 
 from .attributes import AttributeClassifier, accuracy
 from .truth_arguments import TruthArguments
@@ -100,12 +101,7 @@ def curve(kind: str, values: Iterable[float], task: str, args: TruthArguments) -
 
 
 def settings(args: TruthArguments) -> dict:
-    """Folders of this machine are named by their last part alone."""
-    found = {name: value for name, value in asdict(args).items() if name not in ("output_dir", "device")}
-    for name in ("checkpoint", "classifier", "base", "data_dir"):
-        if found[name] and Path(found[name]).exists():
-            found[name] = Path(found[name]).resolve().name
-    return found
+    return without_folders({k: value for k, value in asdict(args).items() if k not in ("output_dir", "device")})
 
 
 def write(path: Path, text: str) -> None:

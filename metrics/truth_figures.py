@@ -1,6 +1,6 @@
 """Held-out characters of the mini edition, and what is true of them."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from retribooru.dataset_script.mini import TRUTH
 from retribooru.dataset_script.references import draw_references, row_rng
 from retribooru.training.arguments import check_argument
 from retribooru.training.data import load_figures
+from retribooru.training.grids import spread
 
 from .truth_arguments import TruthArguments
 from .truth_report import with_means
@@ -58,13 +59,11 @@ class Figures:
 
     def _rows(self, task: str) -> datasets.Dataset:
         """As many rows of a task as there are to be pictures, of as many characters and outfits as there are."""
-        rows, count = (
-            load_figures(self.args.data_dir, "out_of_domain", None, self.args.characters, task),
-            self.args.pictures,
-        )
+        count = self.args.pictures
+        rows = load_figures(self.args.data_dir, "out_of_domain", None, self.args.characters, task)
         limit = f"at most {len(rows)}, the rows of {task} of held-out characters; more characters have more"
         check_argument("pictures", count <= len(rows), count, limit)
-        return rows.select(spread(rows["character"], rows["artist"], rows["outfit"])[:count])
+        return rows.select(spread(list(zip(rows["character"], rows["artist"], rows["outfit"])))[:count])
 
     def target(self, image_id: str) -> Image.Image:
         return self.table[self.index.positions[image_id]]["image"].convert("RGB")
@@ -95,18 +94,6 @@ class Figures:
             "reference_masks": list(masks),
             "reference_concepts": [concept for _, concept in drawn],
         }
-
-
-def spread(characters: Sequence[str], artists: Sequence[str], outfits: Sequence[str]) -> list[int]:
-    """The order of rows in which every character comes before any's next outfit, and that before any next picture."""
-    pictures, worn = Counter(), defaultdict(dict)
-    keys = []
-    for character, artist, outfit in zip(characters, artists, outfits):
-        identity = (artist, outfit)
-        outfit_number = worn[character].setdefault(identity, len(worn[character]))
-        keys.append((pictures[character, identity], outfit_number))
-        pictures[character, identity] += 1
-    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def expected_truth(row: Mapping, truth: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

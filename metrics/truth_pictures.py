@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
+from retribooru.checkpoint_facts import pipeline_class
 from retribooru.dataset_script.files import replacing
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 
@@ -133,10 +134,10 @@ def load(argument: str, name: str, kind: type[DiffusionPipeline], device: str) -
     """A pipeline of that class. Raises ValueError where there is none."""
     wanted = f"{argument}: got {name}, wanted a {kind.__name__}: a folder or a Hub id"
     try:
-        found = DiffusionPipeline.load_config(name)["_class_name"]
+        found = pipeline_class(name)
     except (OSError, ValueError) as error:
         raise ValueError(f"{wanted} ({error})") from error
-    if kind.__name__ not in ([found] if isinstance(found, str) else found):
+    if found != kind.__name__:
         raise ValueError(f"{wanted}; it is a {found}")
     pipeline = kind.from_pretrained(name).to(device)
     pipeline.set_progress_bar_config(disable=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, ModelMixin, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from safetensors import safe_open
@@ -18,12 +18,17 @@ from safetensors.torch import save_file
 
 from retribooru.dataset_script.files import replacing_folder
 
-from .arguments import TrainArguments
+from .arguments import OptimizationArguments
 from .held_out import verdict
 
 logger = logging.getLogger(__name__)
 
 SUMS, EMA = "sums.json", "ema.safetensors"
+# Settings that may be folders.
+FOLDERS = (
+    *("data_dir", "images", "latent_cache", "pretrained_model_name_or_path", "validation_clip"),
+    *("checkpoint", "classifier", "base"),
+)
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -127,27 +132,46 @@ def _step_of(path: Path) -> int:
     return int(_CHECKPOINT.fullmatch(path.name).group(1))
 
 
-def training_facts(args: TrainArguments, lines: list[dict]) -> dict:
-    """What the model card says of a finished training. Folders of this machine are named by their last part alone.
+def training_facts(args: OptimizationArguments, lines: list[dict]) -> dict:
+    """What the model card says of a finished training.
 
     Args:
         lines: of metrics.jsonl.
 
     Returns:
-        finished (date, UTC), steps, settings, and held_out: the last look at held-out characters, or None.
+        `settings_facts`, and held_out: the last look at held-out characters, or None.
     """
+    looks = [line for line in lines if "own_references" in line]
+    return {**settings_facts(args), "held_out": {**looks[-1], "verdict": verdict(lines)} if looks else None}
+
+
+def settings_facts(args: OptimizationArguments) -> dict:
+    """Of a finished training, whatever was trained: finished (date, UTC), steps, settings."""
     settings = asdict(args)
     del settings["output_dir"], settings["resume_from_checkpoint"]
-    for name in ("data_dir", "images", "pretrained_model_name_or_path", "latent_cache", "validation_clip"):
-        if settings[name] and Path(settings[name]).exists():
-            settings[name] = Path(settings[name]).resolve().name
-    looks = [line for line in lines if "own_references" in line]
     return {
         "finished": datetime.now(timezone.utc).date().isoformat(),
         "steps": args.max_train_steps,
-        "settings": settings,
-        "held_out": {**looks[-1], "verdict": verdict(lines)} if looks else None,
+        "settings": without_folders(settings),
     }
+
+
+def without_folders(settings: dict) -> dict:
+    """Settings as they may be published: of folders of this machine their last part alone."""
+    return {
+        name: Path(value).resolve().name if name in FOLDERS and value and Path(value).exists() else value
+        for name, value in settings.items()
+    }
+
+
+def save_model(model: ModelMixin, output_dir: Path) -> None:
+    """A model's files into a folder that may hold other things, beside their names first."""
+    partial = output_dir / "model.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    for path in sorted(partial.iterdir()):
+        path.replace(output_dir / path.name)
+    partial.rmdir()
 
 
 def save_lora(unet: UNet2DConditionModel, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Pictures of characters that were never trained on, beside their references and targets."""
 
-from collections import defaultdict
-from itertools import zip_longest
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -27,19 +27,27 @@ def held_out_rows(
         data_dir, images, characters: see `load_figures`.
     """
     dataset = load_figures(data_dir, "out_of_domain", images, characters, task)
-    identities = {}
-    for i, identity in enumerate(zip(dataset["character"], dataset["artist"], dataset["outfit"])):
-        identities.setdefault(identity, i)
-    by_character = defaultdict(list)
-    for (character, _, _), i in identities.items():
-        by_character[character].append(i)
-    # One of each character first, then their other outfits.
-    order = [i for turn in zip_longest(*by_character.values()) for i in turn if i is not None]
-    return [dataset[i] for i in order[:count]]
+    identities = list(zip(dataset["character"], dataset["artist"], dataset["outfit"]))
+    return [dataset[i] for i in spread(identities)[: min(count, len(set(identities)))]]
 
 
-def draw(pipeline: RetriBooruPipeline, row: dict, seed: int, guidance_scale: float) -> Image.Image:
-    """One picture from a row of a task, its references without their backgrounds."""
+def spread(identities: Sequence[tuple[str, str, str]]) -> list[int]:
+    """The order of rows in which every character comes before any's next outfit, and that before any next picture.
+
+    Args:
+        identities: (character, artist, outfit) of each row.
+    """
+    pictures, worn = Counter(), defaultdict(dict)
+    keys = []
+    for identity in identities:
+        outfits = worn[identity[0]]
+        keys.append((pictures[identity], outfits.setdefault(identity, len(outfits))))
+        pictures[identity] += 1
+    return sorted(range(len(keys)), key=keys.__getitem__)
+
+
+def draw(pipeline: RetriBooruPipeline, row: dict, seed: int, guidance_scale: float, **more) -> Image.Image:
+    """One picture from a row of a task, its references without their backgrounds; `more` are arguments of the call."""
     return pipeline(
         row["prompt"],
         reference_images=row["reference_images"],
@@ -47,15 +55,16 @@ def draw(pipeline: RetriBooruPipeline, row: dict, seed: int, guidance_scale: flo
         reference_masks=row["reference_masks"],
         guidance_scale=guidance_scale,
         generator=torch.Generator().manual_seed(seed),
+        **more,
     ).images[0]
 
 
-def load_clip(name: str) -> tuple[CLIPModel, CLIPProcessor]:
+def load_clip(argument: str, name: str) -> tuple[CLIPModel, CLIPProcessor]:
     """A CLIP to score with, by Hub id or folder. Raises ValueError where there is none."""
     try:
         return CLIPModel.from_pretrained(name), CLIPProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ValueError(f"validation_clip: got {name}, wanted a CLIP: a Hub id or a folder ({error})") from error
+        raise ValueError(f"{argument}: got {name}, wanted a CLIP: a Hub id or a folder ({error})") from error
 
 
 def clip_scores(
@@ -87,7 +96,9 @@ class ValidationPictures:
 
     def __init__(self, pipeline: RetriBooruPipeline, args: TrainArguments):
         self.pipeline, self.args = pipeline, args
-        self.clip, self.processor = load_clip(args.validation_clip) if args.validation_clip else (None, None)
+        self.clip, self.processor = (
+            load_clip("validation_clip", args.validation_clip) if args.validation_clip else (None, None)
+        )
         self.rows = {
             task: held_out_rows(args.data_dir, task, args.num_validation_images, args.images, args.characters)
             for task in args.tasks
@@ -103,9 +114,7 @@ class ValidationPictures:
         }
 
     def scores(self, drawn: dict[str, list[Image.Image]]) -> dict[str, float]:
-        """clip_i and clip_t, the means over the tasks; nothing without `validation_clip`."""
-        if self.clip is None:
-            return {}
+        """clip_i and clip_t by `validation_clip`, the means over the tasks."""
         by_task = clip_scores(self.rows, drawn, self.clip.to(self.pipeline.device), self.processor)
         return {name: fmean(scores.values()) for name, scores in by_task.items()}
 

@@ -13,6 +13,7 @@ from zlib import crc32
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
@@ -94,36 +95,47 @@ def cache_latents(
 ) -> CachedViews:
     """Encodes targets and references of these concepts into `folder`; what is there already is kept.
 
-    The processes share the work; killed, it goes on where it stopped. The VAE's mode is taken, as half precision.
+    The processes share the work; killed, it goes on where it stopped; another run that wants the same waits. The VAE's
+    mode is taken, as half precision.
 
     Raises ValueError where the folder holds the latents of another VAE, other figures or other settings.
     """
     index = IdentityIndex.from_dataset(views.figures)
+    folder.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
-        _check_settings(folder, views, index, vae, variants, seed)
+        with FileLock(folder / f"{SETTINGS}.lock"):
+            _check_settings(folder, views, index, vae, variants, seed)
     accelerator.wait_for_everyone()
-    for view in [TARGET, *concepts]:
-        pictures = _Pictures(views, index, view, variants, seed)
-        numbers = range(accelerator.process_index, -(-len(pictures) // SHARD), accelerator.num_processes)
-        missing = [number for number in numbers if not _shard_file(folder, view, number).is_file()]
-        rows = [i for number in missing for i in range(number * SHARD, min((number + 1) * SHARD, len(pictures)))]
-        if not rows:
-            continue
-        loader = iter(DataLoader(pictures, batch_sampler=_batches(rows, batch_size), num_workers=num_workers))
-        progress = tqdm(total=len(rows), desc=f"encoding ({view})", unit="picture",
-                        disable=not accelerator.is_main_process)  # fmt: skip
-        for number in missing:
-            parts, wanted = [], min(SHARD, len(pictures) - number * SHARD)
-            while sum(len(part["latents"]) for part in parts) < wanted:
-                batch = next(loader)
-                with accelerator.autocast():
-                    parts.append(_encode(vae, batch))
-                progress.update(len(parts[-1]["latents"]))
-            with replacing(_shard_file(folder, view, number)) as partial:
-                save_file({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, partial)
-        progress.close()
+    with FileLock(folder / f"process-{accelerator.process_index}.lock"):
+        for view in [TARGET, *concepts]:
+            _fill(folder, _Pictures(views, index, view, variants, seed), vae, accelerator, batch_size, num_workers)
     accelerator.wait_for_everyone()
     return CachedViews(folder, variants)
+
+
+def _fill(
+    folder: Path, pictures: _Pictures, vae: AutoencoderKL, accelerator, batch_size: int, num_workers: int
+) -> None:
+    """Makes the shards of a view that are missing, of those that are this process's."""
+    view = pictures.view
+    numbers = range(accelerator.process_index, -(-len(pictures) // SHARD), accelerator.num_processes)
+    missing = [number for number in numbers if not _shard_file(folder, view, number).is_file()]
+    rows = [i for number in missing for i in range(number * SHARD, min((number + 1) * SHARD, len(pictures)))]
+    if not rows:
+        return
+    loader = iter(DataLoader(pictures, batch_sampler=_batches(rows, batch_size), num_workers=num_workers))
+    progress = tqdm(total=len(rows), desc=f"encoding ({view})", unit="picture",
+                    disable=not accelerator.is_main_process)  # fmt: skip
+    for number in missing:
+        parts, wanted = [], min(SHARD, len(pictures) - number * SHARD)
+        while sum(len(part["latents"]) for part in parts) < wanted:
+            batch = next(loader)
+            with accelerator.autocast():
+                parts.append(_encode(vae, batch))
+            progress.update(len(parts[-1]["latents"]))
+        with replacing(_shard_file(folder, view, number)) as partial:
+            save_file({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, partial)
+    progress.close()
 
 
 def _encode(vae: AutoencoderKL, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -156,7 +168,6 @@ def _check_settings(
     }
     file = folder / SETTINGS
     if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         with replacing(file) as partial:
             partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
         return

@@ -22,9 +22,8 @@ FLOAT = 4  # bytes of a float32
 _SHARD = re.compile(r".*-of-(\d+)\.parquet")
 
 
-def check_packages(args: TrainArguments) -> None:
-    """Raises ImportError where an argument needs a package that is not installed."""
-    check_trackers(args.report_to)
+def check_lora(args: TrainArguments) -> None:
+    """Raises ImportError where adapters are to be trained and peft is not installed."""
     if args.lora_rank is not None and importlib.util.find_spec("peft") is None:
         raise ImportError(f"lora_rank: got {args.lora_rank}, but peft is not installed: pip install peft")
 

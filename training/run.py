@@ -193,12 +193,15 @@ class Run:
 
                 tracker.tracker.log({name: trackio.Image(picture)}, step=step)
 
-    def is_due(self, step: int, every: int | None) -> bool:
-        """Whether this process has something to do at this step that is done every so many.
+    @property
+    def looks(self) -> bool:
+        """Whether this process looks at results: the main one, and all others where each holds a part of the model."""
+        return self.log is not None or self.sharded
 
-        That is the main process, and with it all others where each holds a part of the model.
-        """
-        return (self.log is not None or self.sharded) and every is not None and step % every == 0
+    def is_due(self, step: int, every: int | None, at_end: bool = False) -> bool:
+        """Whether this process has something to do at this step that is done every so many, and maybe at the last."""
+        last = at_end and step == self.args.max_train_steps
+        return self.looks and every is not None and (step % every == 0 or last)
 
 
 def check_finite(loss: torch.Tensor, step: int, image_ids: list[str], output_dir: Path) -> None:

@@ -1,6 +1,6 @@
 """Trains the retrieval on top of Stable Diffusion (or, with --train_base, a small Stable Diffusion from scratch).
 
-accelerate launch -m retribooru.training.train --preset mini-retrieval --data_dir built/ --output_dir runs/retrieval
+accelerate launch -m retribooru.training.train --preset compose9k --data_dir built/ --output_dir runs/compose
 """
 
 import logging
@@ -20,7 +20,7 @@ from .data import TrainingFigures, load_figures
 from .grids import ValidationPictures
 from .held_out import HeldOut, verdict
 from .latent_cache import cache_latents
-from .preflight import check_disk, check_files, check_hub, check_packages, check_pipeline
+from .preflight import check_disk, check_files, check_hub, check_lora, check_pipeline
 from .run import Run, begin
 from .step import Model, concept_embeddings, encode_batch, training_loss
 from .trainable import add_lora, freeze_all_but, load_pipeline, make_optimizer, merge_lora, trainable_modules
@@ -33,7 +33,7 @@ def train(args: TrainArguments) -> Path:
     With `lora_rank` the adapters are a part of the pipeline's weights, and lora/ holds them alone.
     """
     output_dir = Path(args.output_dir)
-    check_packages(args)
+    check_lora(args)
     check_hub(args)
     check_files(args, ["train"] if args.train_base else ["train", "out_of_domain"])
     accelerator = begin(args)
@@ -69,21 +69,23 @@ def train(args: TrainArguments) -> Path:
     figures = TrainingFigures(rows, views, tasks, args.seed, args.task_weights)
     optimizer = make_optimizer(pipeline, modules, args)
     run = Run(args, accelerator, model, optimizer, figures)
-    concepts = None if args.train_base else concept_embeddings(pipeline, accelerator.device)
-    held_out = None if args.train_base else HeldOut(held_out_rows, pipeline, concepts, args)
+    concept_table, held_out = None, None
+    if not args.train_base:
+        concept_table = concept_embeddings(pipeline, accelerator.device)
+        held_out = HeldOut(held_out_rows, pipeline, concept_table, args) if run.looks else None
 
     def look(step: int) -> None:
         with run.evaluating() as model:
             run.record(step, **held_out.losses(model))
 
     def terms(model: nn.Module, examples: dict) -> dict[str, torch.Tensor]:
-        batch = encode_batch(pipeline, examples, concepts, args.train_base)
+        batch = encode_batch(pipeline, examples, concept_table, args.train_base)
         return training_loss(model, pipeline.scheduler, batch, args)
 
     if held_out and run.start == 0 and run.is_due(0, args.validation_steps):
         look(0)
     for step in run.steps(terms):
-        if held_out and run.is_due(step, args.validation_steps if step < args.max_train_steps else 1):
+        if held_out and run.is_due(step, args.validation_steps, at_end=True):
             look(step)
         if pictures and run.is_due(step, args.image_validation_steps):
             with run.evaluating():

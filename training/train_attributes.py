@@ -5,11 +5,8 @@ accelerate launch -m retribooru.training.train_attributes --preset mini-attribut
 
 import io
 import json
-import shutil
 import sys
 from copy import deepcopy
-from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from random import Random
 
@@ -28,6 +25,7 @@ from retribooru.pipeline.reference_processor import to_tensor
 
 from .arguments import AttributeArguments, parse
 from .augment import Augmentation, augment
+from .checkpoints import save_model, settings_facts
 from .data import load_figures
 from .run import Run, begin
 from .trainable import adamw
@@ -130,38 +128,14 @@ def train_attributes(args: AttributeArguments) -> Path:
                 run.record(step, **{f"accuracy_{name}": share for name, share in shares.items()})
     if accelerator.is_main_process:
         with run.evaluating() as model:
-            save_classifier(model, output_dir)
+            save_model(deepcopy(model).half(), output_dir)  # the one that was trained stays as it is
         # What is reported is read with what was saved, in half precision.
         saved = AttributeClassifier.from_pretrained(output_dir).to(accelerator.device)
-        write_facts(args, held_out_accuracy(saved, held_out), len(held_out), output_dir)
+        told = {"pictures": len(held_out), "accuracy": held_out_accuracy(saved, held_out)}
+        with replacing(output_dir / "training.json") as partial:
+            facts = {**settings_facts(args), "held_out": told}
+            partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return output_dir
-
-
-def save_classifier(classifier: AttributeClassifier, output_dir: Path) -> None:
-    """In half precision, beside its name first; the model that is given stays as it is."""
-    partial = output_dir / "classifier.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    deepcopy(classifier).half().save_pretrained(partial)
-    for path in sorted(partial.iterdir()):
-        path.replace(output_dir / path.name)
-    partial.rmdir()
-
-
-def write_facts(args: AttributeArguments, shares: dict[str, float], pictures: int, output_dir: Path) -> None:
-    """training.json. Folders of this machine are named by their last part alone."""
-    settings = asdict(args)
-    del settings["output_dir"], settings["resume_from_checkpoint"]
-    for name in ("data_dir", "images"):
-        if settings[name]:
-            settings[name] = Path(settings[name]).resolve().name
-    facts = {
-        "finished": datetime.now(timezone.utc).date().isoformat(),
-        "steps": args.max_train_steps,
-        "settings": settings,
-        "held_out": {"pictures": pictures, "accuracy": shares},
-    }
-    with replacing(output_dir / "training.json") as partial:
-        partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> None:

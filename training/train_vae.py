@@ -18,6 +18,7 @@ from retribooru.dataset_script.figures import IdentityIndex
 
 from .arguments import VaeArguments, parse
 from .augment import Augmentation
+from .checkpoints import save_model
 from .data import load_figures
 from .preflight import check_disk, check_files
 from .run import Run, begin
@@ -117,33 +118,25 @@ def train_vae(args: VaeArguments) -> Path:
     rows = load_figures(args.data_dir, "train", args.images, args.characters)
     augmentation = Augmentation(args.crop, args.flip, args.jitter)
     examples = Windows(Views(rows, args.resolution, 0.5, augmentation), args.window, args.windows, args.seed)
-    vae = small_vae(args.block_out_channels, args.latent_channels, args.resolution).to(accelerator.device)
     if args.pretrained_model_name_or_path:
-        vae = AutoencoderKL.from_pretrained(args.pretrained_model_name_or_path).to(accelerator.device)
-    model = Autoencoder(vae)
+        vae = AutoencoderKL.from_pretrained(args.pretrained_model_name_or_path)
+    else:
+        vae = small_vae(args.block_out_channels, args.latent_channels, args.resolution)
+    model = Autoencoder(vae.to(accelerator.device))
     check_disk(args, model, sum(parameter.nbytes for parameter in vae.parameters()))
     run = Run(args, accelerator, model, adamw([{"params": list(vae.parameters())}], args), examples)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     shape = (vae.config.latent_channels, args.window // factor, args.window // factor)
     for step in run.steps(lambda model, batch: vae_terms(model, batch, args, shape)):
-        if run.is_due(step, args.validation_steps if step < args.max_train_steps else 1):
+        if run.is_due(step, args.validation_steps, at_end=True):
             with run.evaluating() as model:
                 run.record(step, psnr=psnr(model.vae, held_out))
     if accelerator.is_main_process:
         with run.evaluating() as model:
             spread = torch.cat([model.vae.encode(some).latent_dist.mode() for some in held_out.split(8)]).std().item()
             vae.register_to_config(scaling_factor=1 / spread)  # of unit variance, as Stable Diffusion wants latents
-            save_vae(vae, output_dir)
+            save_model(vae, output_dir)
     return output_dir
-
-
-def save_vae(vae: AutoencoderKL, output_dir: Path) -> None:
-    """The weights beside their name first; the configuration is a few lines."""
-    partial = output_dir / "vae.partial"
-    vae.save_pretrained(partial)
-    for path in sorted(partial.iterdir()):
-        path.replace(output_dir / path.name)
-    partial.rmdir()
 
 
 def main(argv: list[str] | None = None) -> None:

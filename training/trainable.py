@@ -6,6 +6,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
+from retribooru.checkpoint_facts import pipeline_class
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 
 from .arguments import OptimizationArguments, TrainArguments
@@ -71,10 +72,9 @@ def load_pipeline(args: TrainArguments) -> DiffusionPipeline:
     Raises ValueError for one that does not predict noise.
     """
     name = args.pretrained_model_name_or_path
-    index = DiffusionPipeline.load_config(name)
     if args.train_base:
         pipeline = StableDiffusionPipeline.from_pretrained(name)
-    elif RetriBooruPipeline.__name__ in index["_class_name"]:
+    elif pipeline_class(name) == RetriBooruPipeline.__name__:
         pipeline = RetriBooruPipeline.from_pretrained(name)
     else:
         pipeline = RetriBooruPipeline.from_stable_diffusion(

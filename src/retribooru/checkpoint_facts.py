@@ -56,6 +56,14 @@ class Checkpoint:
         return self.index["_class_name"][1]
 
 
+def pipeline_class(name: str) -> str | None:
+    """The name of the class of a pipeline, a Hub id or a folder. Raises OSError or ValueError where there is none."""
+    from diffusers import DiffusionPipeline
+
+    kind = DiffusionPipeline.load_config(name).get("_class_name")
+    return kind[-1] if isinstance(kind, (list, tuple)) and kind else kind  # with the module, where it has its own
+
+
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Raises ValueError or FileNotFoundError, saying what is wrong or lacking, unless a whole checkpoint is there."""
     folder = Path(folder)

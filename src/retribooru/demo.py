@@ -4,15 +4,14 @@ import time
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
-from retribooru.checkpoint_facts import PIPELINES
+from retribooru.checkpoint_facts import pipeline_class
 from retribooru.checkpoints import MINI
 from retribooru.dataset_script.mini import draw_edition
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
-from retribooru.training.grids import held_out_rows, save_grid, square_target
+from retribooru.training.grids import draw, held_out_rows, save_grid, square_target
 
 TASKS = ("reconstruct", "compose", "swap")
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0)
@@ -40,15 +39,14 @@ def run_demo(out: Path, checkpoint: str | None = None, seed: int = 0) -> dict[st
     pipeline = RetriBooruPipeline.from_pretrained(checkpoint or str(MINI))
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu").set_progress_bar_config(disable=True)
     rows = {task: held_out_rows(str(out / "figures"), task, ROWS) for task in TASKS}
-    jobs = len(TASKS) * (SEEDS + len(SCALES))
-    with tqdm(total=jobs * ROWS, desc="drawing", unit="picture") as bar:
+    with tqdm(total=len(TASKS) * (SEEDS + len(SCALES)) * ROWS, desc="drawing", unit="picture") as bar:
+
+        def picture(row: dict, number: int, scale: float) -> Image.Image:
+            bar.update()
+            return draw(pipeline, row, seed + number, GUIDANCE_SCALE, retrieval_scale=scale)
 
         def column(number: int, scale: float) -> dict[str, list[Image.Image]]:
-            drawn = {}
-            for task in TASKS:
-                drawn[task] = draw_rows(pipeline, rows[task], seed + number, scale)
-                bar.update(ROWS)
-            return drawn
+            return {task: [picture(row, number, scale) for row in rows[task]] for task in TASKS}
 
         seeds = {f"seed {seed + i}": column(i, 1.0) for i in range(SEEDS)}
         scales = {f"scale {scale:g}": column(0, scale) for scale in SCALES}
@@ -57,9 +55,7 @@ def run_demo(out: Path, checkpoint: str | None = None, seed: int = 0) -> dict[st
         "grid": save_grid(out / "grid.png", rows, seeds | target, CELL),
         "scales": save_grid(out / "scales.png", rows, scales, CELL),
     }
-    print(
-        f"Characters from {len({row['character'] for task in TASKS for row in rows[task]})} that were never trained on."
-    )
+    print("These characters were never trained on.")
     print(f"Done in {(time.time() - began) / 60:.1f} minutes:")
     for name, path in results.items():
         print(f"  {name:<7} {path}")
@@ -70,20 +66,6 @@ def check(checkpoint: str) -> None:
     """Raises FileNotFoundError where none is named and none came along, ValueError for one of another kind."""
     if checkpoint == str(MINI) and not (MINI / "model_index.json").is_file():
         raise FileNotFoundError("checkpoint: got none, and none came along; wanted one, or --train to train one here")
-    kind = DiffusionPipeline.load_config(checkpoint).get("_class_name")
-    if (kind[-1] if isinstance(kind, list) else kind) != PIPELINES[0]:
-        raise ValueError(f"checkpoint: got {checkpoint}, whose class is {kind}; wanted a {PIPELINES[0]}")
-
-
-def draw_rows(pipeline: RetriBooruPipeline, rows: list[dict], seed: int, scale: float) -> list[Image.Image]:
-    """A picture of each row in one call, its references without their backgrounds."""
-    return pipeline(
-        [row["prompt"] for row in rows],
-        reference_images=[row["reference_images"] for row in rows],
-        reference_concepts=[row["reference_concepts"] for row in rows],
-        reference_masks=[row["reference_masks"] for row in rows],
-        retrieval_scale=scale,
-        guidance_scale=GUIDANCE_SCALE,
-        num_inference_steps=20,
-        generator=[torch.Generator().manual_seed(seed) for _ in rows],
-    ).images
+    kind = pipeline_class(checkpoint)
+    if kind != RetriBooruPipeline.__name__:
+        raise ValueError(f"checkpoint: got {checkpoint}, whose class is {kind}; wanted a RetriBooruPipeline")

@@ -74,7 +74,7 @@ def train_demo(
         "palette_match_by_chance": 0.5,
         "pictures_per_task": {task: len(rows[task]) for task in rows},
         "training_steps": lines[-1]["step"],
-        **({"clip": clip, **clip_scores(rows, generated, *load_clip(clip))} if clip else {}),
+        **({"clip": clip, **clip_scores(rows, generated, *load_clip("clip", clip))} if clip else {}),
     }
     scores_file = out / "scores.json"
     with replacing(scores_file) as partial:

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import retribooru
-from retribooru.checkpoint_facts import PIPELINES
+from retribooru.checkpoint_facts import PIPELINES, pipeline_class
 from retribooru.generate_files import (
     grid_names,
     names_of,
@@ -158,9 +158,7 @@ def generate(
 def load_pipeline(checkpoint: str, settings: Settings, device: torch.device):
     """The checkpoint's pipeline, with the scheduler that the settings name. The small files are judged first."""
     try:
-        index = diffusers.DiffusionPipeline.load_config(checkpoint)
-        kind = index.get("_class_name")
-        kind = kind[-1] if isinstance(kind, (list, tuple)) and kind else kind
+        kind = pipeline_class(checkpoint)
         if kind not in PIPELINES:
             raise ValueError(
                 f"it is a {kind}, wanted one of {', '.join(PIPELINES)}: `retribooru train` makes one; "

@@ -12,10 +12,11 @@ from retribooru.dataset_script.mini import TRUTH, draw_edition
 from retribooru.metrics.attributes import AttributeClassifier
 from retribooru.metrics.truth import curve, main, measure
 from retribooru.metrics.truth_arguments import TruthArguments
-from retribooru.metrics.truth_figures import Figures, Setting, chance, expected_truth, spread
+from retribooru.metrics.truth_figures import Figures, Setting, chance, expected_truth
 from retribooru.metrics.truth_pictures import draw_missing
 from retribooru.metrics.truth_report import COLUMNS, summary, with_means
 from retribooru.training.data import load_figures
+from retribooru.training.grids import spread
 from retribooru.training.train_attributes import attribute_values
 
 PICTURES = 6
@@ -208,7 +209,7 @@ def test_more_and_fewer_references_are_of_the_same_identities(figures):
 
 def test_rows_are_spread_over_characters_then_outfits():
     characters, outfits = list("aaaabbc"), list("xxyyzzw")
-    order = spread(characters, ["artist"] * 7, outfits)
+    order = spread(list(zip(characters, ["artist"] * 7, outfits)))
     assert [characters[i] + outfits[i] for i in order] == ["ax", "bz", "cw", "ay", "ax", "bz", "ay"]
     assert sorted(order) == list(range(7))
 

@@ -87,7 +87,7 @@ def test_scores_have_a_plot_of_their_own(tmp_path):
 
 def test_what_is_no_clip_is_refused_by_name(stable_diffusion_dir):
     with pytest.raises(ValueError, match=f"validation_clip: got {stable_diffusion_dir}, wanted a CLIP"):
-        load_clip(str(stable_diffusion_dir))
+        load_clip("validation_clip", str(stable_diffusion_dir))
 
 
 WRONG = {
