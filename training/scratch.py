@@ -4,19 +4,22 @@ python -m retribooru.training.scratch --preset mini-scratch --vae runs/mini-vae 
 """
 
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from retribooru.dataset_script.files import replacing_folder
 from retribooru.pipeline.retrieval_unet import CONCEPT_TEXTS
 
-from .arguments import parse
+from .arguments import check_argument, parse
 from .data import load_figures
 
 
@@ -35,7 +38,11 @@ class ScratchArguments:
         default_factory=lambda: [64, 96, 128], metadata={"help": "Of the U-Net, a level each."}
     )
     text_width: int = field(default=64, metadata={"help": "Of the text encoder."})
+    text_steps: int = field(default=500, metadata={"help": "In which the text encoder learns to tell tags apart."})
     seed: int = field(default=0, metadata={"help": "Of the weights."})
+
+    def __post_init__(self):
+        check_argument("text_steps", self.text_steps >= 0, self.text_steps, "at least 0")
 
 
 def small_vae(block_out_channels: list[int], latent_channels: int, resolution: int) -> AutoencoderKL:
@@ -70,7 +77,7 @@ def small_tokenizer(prompts: Iterable[str], length: int = 48, vocab_size: int = 
     """A byte-pair tokenizer of CLIP's class, learned from prompts.
 
     Every letter is shown to it alone and at the end of a word: CLIP's class takes a letter it has not seen for the end
-    of the text.
+    of the text. The numbers of tokens differ from run to run, as the library's training counts words in no fixed order.
     """
     letters = [chr(code) for code in range(33, 127)]
     alphabet = [" ".join(letters), " ".join(letter * 2 for letter in letters)]
@@ -134,6 +141,53 @@ def small_stable_diffusion(
     )
 
 
+def teach_tags(
+    text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, prompts: Sequence[str], steps: int, seed: int = 0
+) -> float:
+    """Teaches a text encoder to tell prompts apart by their tags, from the prompts alone.
+
+    Stable Diffusion begins with CLIP's text encoder, which knows words. One with random weights tells two prompts that
+    differ in a single tag hardly apart, and a short training of a U-Net then learns nothing of what changes few pixels,
+    such as a pose. Here a linear layer, thrown away afterwards, learns to name a prompt's tags from the mean of the
+    states after its end.
+
+    Args:
+        prompts: tags with commas between them; the thousand most frequent tags count.
+        steps: of 128 prompts each.
+        seed: of the order of the prompts.
+
+    Returns:
+        The share of the last step's prompts whose tags were all named, and no other.
+    """
+    sets = [set(prompt.split(", ")) for prompt in prompts]
+    known = [tag for tag, _ in Counter(tag for tags in sets for tag in sorted(tags)).most_common(1000)]
+    wanted = torch.tensor([[float(tag in tags) for tag in known] for tags in sets])
+    ids = tokenizer(
+        list(prompts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+    ).input_ids
+    after = (ids == tokenizer.eos_token_id).unsqueeze(-1)  # the end of the text, and the padding, which is the same
+    generator, right = torch.Generator().manual_seed(seed), 0.0
+    head = nn.Linear(text_encoder.config.hidden_size, len(known))
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    parameters = [*text_encoder.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=max(steps, 1))
+    text_encoder.train()
+    for _ in tqdm(range(steps), desc="text encoder", unit="step", disable=not steps):
+        drawn = torch.randint(len(sets), (128,), generator=generator)
+        states = text_encoder(ids[drawn]).last_hidden_state  # (128, T, D)
+        logits = head((states * after[drawn]).sum(1) / after[drawn].sum(1))
+        loss = F.binary_cross_entropy_with_logits(logits, wanted[drawn], reduction="sum") / len(drawn)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        right = ((logits > 0) == (wanted[drawn] > 0)).all(dim=1).float().mean().item()
+    text_encoder.eval()
+    return right
+
+
 def make(args: ScratchArguments) -> Path:
     """Leaves a StableDiffusionPipeline in `output_dir`."""
     vae = AutoencoderKL.from_pretrained(args.vae)
@@ -141,6 +195,8 @@ def make(args: ScratchArguments) -> Path:
     torch.manual_seed(args.seed)
     channels = tuple(args.block_out_channels)
     pipeline = small_stable_diffusion(vae, small_tokenizer(prompts), args.resolution, channels, args.text_width)
+    right = teach_tags(pipeline.text_encoder, pipeline.tokenizer, prompts, args.text_steps, args.seed)
+    print(f"The text encoder tells all tags of {100 * right:.1f} % of the prompts.")
     with replacing_folder(Path(args.output_dir)) as folder:
         pipeline.save_pretrained(folder)
     return Path(args.output_dir)

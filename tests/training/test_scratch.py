@@ -1,15 +1,18 @@
 """A small Stable Diffusion by command, around a VAE that was trained here."""
 
+from copy import deepcopy
+
+import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from retribooru.training.scratch import main, small_vae
+from retribooru.training.scratch import main, small_stable_diffusion, small_tokenizer, small_vae, teach_tags
 
 
 def test_by_command(data_dir, tmp_path):
     small_vae([8, 8], 4, 32).save_pretrained(tmp_path / "vae")
     flags = ["--vae", str(tmp_path / "vae"), "--data_dir", str(data_dir), "--resolution", "32",
-             "--block_out_channels", "16", "16", "--text_width", "32"]  # fmt: skip
+             "--block_out_channels", "16", "16", "--text_width", "32", "--text_steps", "0"]  # fmt: skip
     main([*flags, "--output_dir", str(tmp_path / "one")])
     torch.manual_seed(7)
     main([*flags, "--output_dir", str(tmp_path / "two")])
@@ -20,3 +23,33 @@ def test_by_command(data_dir, tmp_path):
         assert all(torch.equal(value, weights[key]) for key, value in getattr(one, part).state_dict().items())
     one.set_progress_bar_config(disable=True)
     assert one("1girl, smile", num_inference_steps=2).images[0].size == (32, 32)
+
+
+def test_a_text_encoder_learns_to_tell_tags_apart():
+    poses, places = ("standing", "waving", "jumping"), ("beach", "night", "indoors")
+    prompts = [f"1girl, solo, {pose}, {place}" for pose in poses for place in places]
+    tokenizer = small_tokenizer(prompts)
+    torch.manual_seed(0)
+    text_encoder = small_stable_diffusion(small_vae([8, 8], 4, 32), tokenizer, 32, (16, 16), 32).text_encoder
+    twin = deepcopy(text_encoder)
+
+    def apart() -> float:
+        """How far the prompts of two poses are apart, by their length."""
+        texts = [f"1girl, solo, {pose}, beach" for pose in poses[:2]]
+        ids = tokenizer(texts, padding="max_length", max_length=48, return_tensors="pt").input_ids
+        with torch.no_grad():
+            one, two = text_encoder(ids).last_hidden_state
+        return ((one - two).norm() / one.norm()).item()
+
+    before = apart()
+    assert teach_tags(text_encoder, tokenizer, prompts, steps=0) == 0 and apart() == before
+    assert teach_tags(text_encoder, tokenizer, prompts, steps=150) == 1
+    assert apart() > 2 * before
+    teach_tags(twin, tokenizer, prompts, steps=150)
+    assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), text_encoder.parameters(), strict=True))
+
+
+def test_wrong_text_steps(tmp_path):
+    with pytest.raises(ValueError, match="text_steps: got -1, wanted at least 0"):
+        main(["--vae", "none", "--output_dir", str(tmp_path / "out"), "--text_steps", "-1"])
+    assert not (tmp_path / "out").exists()
