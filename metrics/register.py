@@ -14,7 +14,7 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-MODULES = ("clip_i",)
+MODULES = ("clip_i", "clip_t", "leakage", "swd", "vqa_diversity")
 
 
 def register_evaluate_modules() -> None:
@@ -30,18 +30,22 @@ def register_evaluate_modules() -> None:
         >>> evaluate.load("clip_i").name
         'clip_i'
     """
+    cache = modules_cache() / "evaluate_modules" / "metrics"
+    failed = {}
     for name in MODULES:
         source = (Path(__file__).parent / name / f"{name}.py").read_bytes()
-        folder = modules_cache() / "evaluate_modules" / "metrics" / f"evaluate-metric--{name}"
+        folder = cache / f"evaluate-metric--{name}"
         try:
             _make_newest(_install(source, folder, name), folder)
         except OSError as error:
-            logger.warning(
-                "evaluate.load(%r) will not find this metric: the module cache %s cannot be written (%s).",
-                name,
-                folder,
-                error,
-            )
+            failed[name] = error
+    if failed:
+        logger.warning(
+            "evaluate.load will not find %s by name: the module cache %s cannot be written (%s).",
+            ", ".join(failed),
+            cache,
+            next(iter(failed.values())),
+        )
 
 
 def modules_cache() -> Path:

@@ -1,5 +1,6 @@
-"""A fake CLIP with hand-made embeddings, and a tiny random real one."""
+"""A fake CLIP with hand-made embeddings, tiny random real models, and modules of evaluate by path."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -108,3 +109,88 @@ def clip(clip_folder):
     from transformers import CLIPModel, CLIPProcessor
 
     return CLIPModel.from_pretrained(clip_folder), CLIPProcessor.from_pretrained(clip_folder)
+
+
+WORDS = "describe the image in detail . what is she wearing where ? a girl with red blue hair scarf hat on".split()
+
+
+def bert_tokenizer(folder):
+    """A BertTokenizer of a few words."""
+    from transformers import BertTokenizer
+
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    return BertTokenizer(str(vocabulary))
+
+
+def blip_images():
+    from transformers import BlipImageProcessor
+
+    return BlipImageProcessor(size={"height": 16, "width": 16})
+
+
+VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+          "image_size": 16, "patch_size": 8}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def instructblip_folder(tmp_path_factory):
+    """Folder of a tiny InstructBlipForConditionalGeneration whose answers depend on the image, and its processor."""
+    from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration, InstructBlipProcessor
+
+    tokenizer = bert_tokenizer(tmp_path_factory.mktemp("vocabulary"))
+    processor = InstructBlipProcessor(blip_images(), tokenizer, tokenizer, num_query_tokens=2)
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "vocab_size": len(processor.tokenizer)}
+    config = InstructBlipConfig(
+        vision_config={**VISION, "initializer_range": 0.5},
+        qformer_config={**small, "encoder_hidden_size": 16, "vocab_size": len(tokenizer), "initializer_range": 0.5},
+        text_config={"model_type": "llama", **small, **special, "initializer_range": 0.5},
+        num_query_tokens=2,
+        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    torch.manual_seed(0)
+    model = InstructBlipForConditionalGeneration(config)
+    torch.nn.init.normal_(model.query_tokens)
+    folder = tmp_path_factory.mktemp("instructblip")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def blip_folder(tmp_path_factory):
+    """Folder of a tiny BlipForQuestionAnswering and its processor."""
+    from transformers import BlipConfig, BlipForQuestionAnswering, BlipProcessor
+
+    tokenizer = bert_tokenizer(tmp_path_factory.mktemp("vocabulary"))
+    text = {"vocab_size": len(tokenizer), "hidden_size": 16, "encoder_hidden_size": 16, "intermediate_size": 32,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3,
+            "pad_token_id": 0, "initializer_range": 0.5}  # fmt: skip
+    torch.manual_seed(0)
+    model = BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config={**VISION, "initializer_range": 0.5}))
+    folder = tmp_path_factory.mktemp("blip")
+    model.save_pretrained(folder)
+    BlipProcessor(blip_images(), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def forget_evaluate_modules():
+    """Take the imported modules of evaluate's cache out of sys.modules and return them."""
+    names = [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Function: the metric of a path with its caches in tmp_path, from a working directory that holds nothing."""
+    import evaluate
+
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path / "modules")
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    before = forget_evaluate_modules()
+    yield lambda path, **options: evaluate.load(str(path), cache_dir=str(tmp_path / "cache"), **options)
+    forget_evaluate_modules()
+    sys.modules.update(before)

@@ -1,34 +1,13 @@
 """The evaluate module clip_i: by path, from elsewhere, in batches, with its own arguments."""
 
-import sys
 from pathlib import Path
 
-import evaluate
 import pytest
 
 import retribooru.metrics
 from retribooru.metrics.functional import clip_i
 
 MODULE = Path(retribooru.metrics.__file__).parent / "clip_i"
-
-
-def forget_evaluate_modules():
-    """Take the imported modules of evaluate's cache out of sys.modules and return them."""
-    names = [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]
-    return {name: sys.modules.pop(name) for name in names}
-
-
-@pytest.fixture
-def load(tmp_path, monkeypatch):
-    """Function: the metric of a path with its caches in tmp_path, from a working directory that holds nothing."""
-    (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path / "empty")
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path / "modules")
-    monkeypatch.syspath_prepend(tmp_path / "modules")
-    before = forget_evaluate_modules()
-    yield lambda path=MODULE: evaluate.load(str(path), cache_dir=str(tmp_path / "cache"))
-    forget_evaluate_modules()
-    sys.modules.update(before)
 
 
 @pytest.fixture
@@ -39,7 +18,7 @@ def images(noise):
 
 def test_compute_equals_the_function(load, images, clip, clip_folder):
     expected = clip_i(*images, *clip)
-    result = load().compute(predictions=images[0], references=images[1], model_name_or_path=str(clip_folder))
+    result = load(MODULE).compute(predictions=images[0], references=images[1], model_name_or_path=str(clip_folder))
     assert set(result) == {"clip_i", "clip_i_per_image"}
     assert result["clip_i_per_image"] == pytest.approx(expected.tolist(), abs=1e-6)
     assert result["clip_i"] == pytest.approx(expected.mean().item(), abs=1e-6)
@@ -47,7 +26,7 @@ def test_compute_equals_the_function(load, images, clip, clip_folder):
 
 
 def test_batches_and_a_loaded_model(load, images, clip):
-    metric, (model, processor) = load(), clip
+    metric, (model, processor) = load(MODULE), clip
     metric.add_batch(predictions=images[0][:2], references=images[1][:2])
     metric.add_batch(predictions=images[0][2:], references=images[1][2:])
     result = metric.compute(model=model, processor=processor, batch_size=2)
@@ -82,12 +61,12 @@ def test_arguments_are_checked(load, images, clip, arguments, message):
     given = {"model": clip[0], "processor": clip[1]}
     arguments = {name: given.get(name, value) for name, value in arguments.items()}
     with pytest.raises(ValueError, match=message):
-        load().compute(predictions=images[0], references=images[1], **arguments)
+        load(MODULE).compute(predictions=images[0], references=images[1], **arguments)
 
 
 def test_an_empty_reference_list_is_refused(load, images, clip):
     with pytest.raises(ValueError, match=r"references\[1\] is empty"):
-        load().compute(predictions=images[0][:2], references=[images[1][0], []], model=clip[0], processor=clip[1])
+        load(MODULE).compute(predictions=images[0][:2], references=[images[1][0], []], model=clip[0], processor=clip[1])
 
 
 def test_pickled_weights_are_not_read(load, images, clip, tmp_path):
@@ -97,4 +76,4 @@ def test_pickled_weights_are_not_read(load, images, clip, tmp_path):
     model.config.save_pretrained(folder)
     (folder / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(OSError, match="safetensors"):
-        load().compute(predictions=images[0], references=images[1], model_name_or_path=str(folder))
+        load(MODULE).compute(predictions=images[0], references=images[1], model_name_or_path=str(folder))

@@ -1,12 +1,30 @@
 """CLIP-I and CLIP-T: values known by hand, a real tiny CLIP, what is refused."""
 
 import copy
+import doctest
+import math
+import statistics
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from retribooru.metrics.functional import clip_i, clip_t, image_embeddings, text_embeddings
+from retribooru.metrics.functional import (
+    bootstrap_interval,
+    clip_i,
+    clip_i_from_embeddings,
+    clip_t,
+    clip_t_from_embeddings,
+    image_embeddings,
+    leakage_from_embeddings,
+    mean_pairwise_distance,
+    swd_from_embeddings,
+    text_embeddings,
+    truncated_texts,
+    vqa_diversity_from_embeddings,
+)
 
 
 def test_clip_i_is_the_mean_cosine_to_its_own_references(table, vector_image):
@@ -162,3 +180,105 @@ def test_half_precision_model_gives_float32(clip, noise):
     assert vectors.dtype == torch.float32
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(1))
     torch.testing.assert_close(vectors, expected, atol=0.05, rtol=0)
+
+
+class WithTensors:
+    """A CLIP whose features are tensors, as torchmetrics 1.9 expects and transformers 5 no longer gives."""
+
+    def __init__(self, model):
+        self.model, self.config = model.eval(), model.config
+
+    def to(self, device):
+        return self
+
+    def get_image_features(self, pixel_values):
+        return self.model.get_image_features(pixel_values).pooler_output
+
+    def get_text_features(self, input_ids, attention_mask):
+        return self.model.get_text_features(input_ids, attention_mask).pooler_output
+
+
+@torch.no_grad()
+def test_a_hundred_times_the_value_is_torchmetrics_clip_score(clip, noise):
+    clip_score = pytest.importorskip("torchmetrics.functional.multimodal").clip_score
+    model, processor = clip
+    images, others = [noise(seed) for seed in range(6)], [noise(10 + seed) for seed in range(6)]
+    prompts = ["solo", "one girl with a red scarf", "a blue hat", "long hair, brown eyes", "hat", "upper body"]
+
+    def theirs(image, other):
+        pixels = [torch.from_numpy(np.array(item)).permute(2, 0, 1) for item in (image, other) if item not in prompts]
+        source, target = pixels if len(pixels) == 2 else (pixels[0], other)
+        return clip_score(source, target, lambda: (WithTensors(model), processor))
+
+    to_references = clip_i(images, [[other] for other in others], model, processor)
+    to_prompts = clip_t(images, prompts, model, processor)
+    assert (to_prompts > 0).any() and to_references.std() > 1e-4
+    for values, targets in ((to_references, others), (to_prompts, prompts)):
+        found = torch.stack([theirs(image, target) for image, target in zip(images, targets)])
+        torch.testing.assert_close(100 * values.clamp(min=0), found, atol=2e-4, rtol=0)
+
+
+def slow_cosine(a, b):
+    return sum(x * y for x, y in zip(a, b)) / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_embeddings_agree_with_the_definitions(dtype, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(2, 7, 24, generator=generator, dtype=torch.float64).unbind()
+    references = [torch.randn(count, 24, generator=generator, dtype=torch.float64) for count in (1, 2, 3, 4, 3, 2, 1)]
+    to_references = [
+        statistics.fmean(slow_cosine(image, one) for one in own)
+        for image, own in zip(images.tolist(), [own.tolist() for own in references])
+    ]
+    to_texts = [slow_cosine(image, text) for image, text in zip(images.tolist(), texts.tolist())]
+    found_i = clip_i_from_embeddings(images.to(dtype), [own.to(dtype) for own in references])
+    found_t = clip_t_from_embeddings(images.to(dtype), texts.to(dtype))
+    assert found_i.dtype == found_t.dtype == torch.promote_types(dtype, torch.float32)
+    assert found_i.tolist() == pytest.approx(to_references, abs=tolerance)
+    assert found_t.tolist() == pytest.approx(to_texts, abs=tolerance)
+    as_one = clip_i_from_embeddings(images.to(dtype), torch.stack([own[:1] for own in references]).to(dtype))
+    assert as_one.tolist() == pytest.approx(
+        [slow_cosine(image, own[0]) for image, own in zip(images.tolist(), [own.tolist() for own in references])],
+        abs=tolerance,
+    )
+
+
+def test_embeddings_are_checked():
+    images = torch.eye(3)
+    with pytest.raises(TypeError, match="predictions is of type list; wanted a torch.Tensor"):
+        clip_t_from_embeddings([[1.0]], images)
+    with pytest.raises(ValueError, match="prompts has 2 items and predictions 3"):
+        clip_t_from_embeddings(images, images[:2])
+    with pytest.raises(ValueError, match="references has 2 items and predictions 3"):
+        clip_i_from_embeddings(images, [images, images])
+    with pytest.raises(ValueError, match=r"references\[1\] is empty"):
+        clip_i_from_embeddings(images, [images, images[:0], images])
+    with pytest.raises(ValueError, match=r"references\[2\]\[1\] has length 0.0 and no direction"):
+        clip_i_from_embeddings(images, [images, images, torch.tensor([[1.0, 0, 0], [0, 0, 0]])])
+
+
+def test_an_image_that_cannot_be_read_is_named(clip, noise, tmp_path):
+    noise(0).save(tmp_path / "whole.png")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes((tmp_path / "whole.png").read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"references\[0\]\[1\] cannot be read \(.*broken.png: .*truncated"):
+        clip_i([noise(0)], [[noise(1), Image.open(broken)]], *clip)
+
+
+def test_truncated_texts_are_named(clip):
+    texts = ["scarf " * 200, "solo", "scarf " * 3, "hat " * 100]
+    assert truncated_texts(texts, *clip) == [0, 3]
+    assert truncated_texts(["solo"], *clip) == []
+
+
+@pytest.mark.parametrize(
+    "function",
+    [clip_i_from_embeddings, clip_t_from_embeddings, vqa_diversity_from_embeddings, swd_from_embeddings,
+     leakage_from_embeddings, mean_pairwise_distance, bootstrap_interval],
+)  # fmt: skip
+def test_examples_of_the_docstrings(function):
+    found = doctest.DocTestFinder().find(function, globs={"torch": torch, function.__name__: function})
+    assert sum(len(test.examples) for test in found) >= 1
+    runner = doctest.DocTestRunner()
+    assert all(runner.run(test).failed == 0 for test in found)

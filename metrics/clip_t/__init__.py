@@ -1,0 +1,1 @@
+"""CLIP-T as a module of ``evaluate``; see README.md in this folder."""

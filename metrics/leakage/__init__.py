@@ -1,0 +1,1 @@
+"""Leakage as a module of ``evaluate``; see README.md in this folder."""
