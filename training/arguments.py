@@ -161,7 +161,7 @@ class TrainArguments(OptimizationArguments):
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Compute again what would take memory."})
     train_base: bool = field(
         default=False,
-        metadata={"help": "Train U-Net and text encoder without references: a base."},
+        metadata={"help": "Train the U-Net without references: a base."},
     )
     lock_decoder: bool = field(default=False, metadata={"help": "Keep the decoder frozen (lockDecoder)."})
     lock_encoder: bool = field(default=False, metadata={"help": "Keep the retrieval encoder frozen (both: lockBoth)."})

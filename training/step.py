@@ -19,19 +19,17 @@ class Model(nn.Module):
     def __init__(self, pipeline: DiffusionPipeline, train_base: bool):
         super().__init__()
         self.unet = pipeline.unet
-        if train_base:
-            self.text_encoder = pipeline.text_encoder
-        else:
+        if not train_base:
             self.retrieval_encoder = pipeline.retrieval_encoder
 
     def forward(self, noisy, timesteps, text, references=None, concepts=None, content=None, scale=1.0):
-        """Predicts the noise in `noisy` (B, c, h, w); `text` are token ids (B, T) where the text encoder is trained.
+        """Predicts the noise in `noisy` (B, c, h, w) from the encoded `text` (B, T, D).
 
         There may be a whole multiple of items to one item's references (B / k, N, c, h, w), whose content is
         (B / k, N, 1, H, W): k in a row share them.
         """
         if references is None:
-            return self.unet(noisy, timesteps, self.text_encoder(text)[0]).sample
+            return self.unet(noisy, timesteps, text).sample
         if self.retrieval_encoder.config.reference_timestep == "denoising":  # what is read depends on the noise level
             references, concepts, content = (
                 repeat(part, len(noisy) // len(references)) for part in (references, concepts, content)
@@ -65,7 +63,7 @@ def encode_batch(pipeline: DiffusionPipeline, examples: dict, concept_table: tor
         [*examples["prompt"], ""], padding="max_length", truncation=True, max_length=tokenizer.model_max_length,
         return_tensors="pt",
     ).input_ids.to(device)  # fmt: skip
-    text = tokens if train_base else pipeline.text_encoder(tokens)[0]
+    text = pipeline.text_encoder(tokens)[0]
     latents = encoded("")
     size = latents.shape[-2:]
     return Batch(

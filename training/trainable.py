@@ -22,7 +22,7 @@ def trainable_modules(pipeline: DiffusionPipeline, args: TrainArguments) -> list
     adapters of `add_lora` stand in the place of the decoder.
     """
     if args.train_base:
-        return [pipeline.unet, pipeline.text_encoder]
+        return [pipeline.unet]
     unet = pipeline.unet
     modules = [unet.retrieval_layers]
     if args.lora_rank is not None:

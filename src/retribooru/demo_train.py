@@ -18,12 +18,13 @@ from retribooru.training.curves import read_metrics
 from retribooru.training.data import load_figures
 from retribooru.training.grids import clip_scores, draw, held_out_rows, load_clip, save_grid, square_target
 from retribooru.training.held_out import verdict
-from retribooru.training.scratch import small_stable_diffusion, small_tokenizer
+from retribooru.training.scratch import small_stable_diffusion, small_tokenizer, teach_tags
 from retribooru.training.train import train
 from retribooru.training.train_vae import train_vae
 
 GUIDANCE_SCALE = 2.0  # a model this small falls apart at Stable Diffusion's 9
 ROWS_PER_TASK = 6
+TEXT_STEPS = 300
 HONESTY = (
     "These models are tiny and were trained on the spot, from random weights: expect blurred pictures. "
     "What counts is that the chain runs."
@@ -119,6 +120,7 @@ def train_all(out: Path, seed: int, vae_steps: int | None, base_steps: int | Non
     base = settings("demo-base", TrainArguments, base_steps)
     torch.manual_seed(seed)
     start = small_stable_diffusion(vae, small_tokenizer(prompts), base["resolution"])
+    teach_tags(start.text_encoder, start.tokenizer, prompts, TEXT_STEPS, seed)
     start.save_pretrained(out / "demo-scratch")
     base_dir = train(TrainArguments(**base, pretrained_model_name_or_path=str(out / "demo-scratch")))
     retrieval = settings("demo-retrieval", TrainArguments, steps)
