@@ -114,6 +114,15 @@ def train(context: typer.Context) -> None:
         main(context.args)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def benchmark(context: typer.Context) -> None:
+    """Draw, score and tabulate methods; the flags are those of `python -m retribooru.metrics.benchmark --help`."""
+    from retribooru.metrics.benchmark.run import main
+
+    with clear_errors():
+        main(context.args)
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write")] = Path("demo"),
