@@ -4,8 +4,14 @@ import pytest
 
 from retribooru.training.arguments import PRESETS, AttributeArguments, TrainArguments, VaeArguments, read_preset
 from retribooru.training.scratch import ScratchArguments
+from retribooru.training.train_ip_adapter import IpAdapterArguments
 
-KINDS = {"vae": VaeArguments, "scratch": ScratchArguments, "attributes": AttributeArguments}
+KINDS = {
+    "vae": VaeArguments,
+    "scratch": ScratchArguments,
+    "attributes": AttributeArguments,
+    "adapter": IpAdapterArguments,
+}
 ROWS = [
     f"{task}{row}"
     for task in ("recon", "compose")
@@ -15,7 +21,7 @@ NAMES = {
     *ROWS,
     *(f"mini-{row}" for row in ROWS),
     *("demo-vae", "demo-base", "demo-retrieval"),
-    *("mini-vae", "mini-scratch", "mini-base", "mini-retrieval", "mini-attributes"),
+    *("mini-vae", "mini-scratch", "mini-base", "mini-retrieval", "mini-attributes", "mini-ip-adapter"),
     *("mini-ablation-vae", "mini-ablation-scratch", "mini-ablation-base", "mini-ablation"),
 }
 
