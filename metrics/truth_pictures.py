@@ -18,9 +18,9 @@ from .truth_arguments import TruthArguments
 from .truth_figures import Figures, Setting
 
 
-def generator(seed: int, target_id: str) -> torch.Generator:
-    """Noise of its own for each picture: the same for every method, setting and batch."""
-    digest = hashlib.sha256(f"{seed}/{target_id}".encode()).digest()
+def generator(seed: int, *names: str | int) -> torch.Generator:
+    """Noise of its own for each picture, on the CPU: the same for every method, setting, device and batch."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 

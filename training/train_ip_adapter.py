@@ -29,7 +29,7 @@ from .latent_cache import CachedViews, cache_latents
 from .preflight import check_files
 from .run import Run, begin
 from .step import encode_batch, training_loss
-from .trainable import adamw, load_pipeline
+from .trainable import adamw, freeze_all_but, load_pipeline
 from .views import Views
 
 TOKENS = 4  # of an image, as `load_ip_adapter` takes an adapter of this form to have
@@ -167,10 +167,8 @@ def train_ip_adapter(args: IpAdapterArguments) -> Path:
     pipeline.to(accelerator.device)
     attach(pipeline, new_adapter(pipeline.unet, encoder.config.projection_dim))
     modules = adapter_modules(pipeline.unet)
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, encoder):
-        part.requires_grad_(False)
-    for module in modules:
-        module.requires_grad_(True)
+    encoder.requires_grad_(False)
+    freeze_all_but(pipeline, modules)
 
     targets = Views(figures, args.resolution, args.background_removal, Augmentation(args.crop, args.flip, args.jitter))
     if args.latent_cache:

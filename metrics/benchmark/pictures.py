@@ -1,6 +1,5 @@
 """The pictures of all methods: each is drawn once, says how it was drawn, and is kept."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -13,18 +12,13 @@ from tqdm import tqdm
 
 from retribooru.dataset_script.files import replacing
 
+from ..truth_pictures import generator
 from .families import Family, Method
 from .methods import load_family
 from .plan import Picture, Plan
 
 KEY = "retribooru"  # of the PNG chunk that holds the settings as JSON
 LIBRARIES = ("retribooru", "diffusers", "transformers", "torch")
-
-
-def generator(seed: int, character: str, prompt_number: int, image: int) -> torch.Generator:
-    """Noise of its own for each picture, on the CPU: the same for every method, device and order of drawing."""
-    digest = hashlib.sha256(f"{seed}/{character}/{prompt_number}/{image}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def draw_pictures(plan: Plan, numbers: Iterable[int], device: torch.device) -> None:
