@@ -20,8 +20,8 @@ from statistics import fmean
 from tqdm import tqdm
 
 from retribooru.dataset_script.files import replacing
-from retribooru.metrics.truth import measure
-from retribooru.metrics.truth_arguments import TruthArguments
+from retribooru.metrics.truth.run import measure
+from retribooru.metrics.truth.arguments import TruthArguments
 from retribooru.training.curves import read_metrics
 
 # Of each variant the preset, of a row of the paper's tables where it is one, and what is changed of it.

@@ -14,8 +14,8 @@ train() { # processes, trainer, name, what it leaves at its end, more flags
     --preset "$3" --output_dir "$runs/$3" --resume_from_checkpoint latest "${@:5}"
 }
 
-train 1 train_attributes mini-attributes config.json
-train 1 train_vae mini-vae config.json
+train 2 train_attributes mini-attributes config.json --train_batch_size 16
+train 2 train_vae mini-vae config.json --train_batch_size 2
 [ -f "$runs/mini-scratch/model_index.json" ] ||
   "$python" -m retribooru.training.scratch --preset mini-scratch --vae "$runs/mini-vae" --output_dir "$runs/mini-scratch"
 train 2 train mini-base model_index.json --train_batch_size 16 \

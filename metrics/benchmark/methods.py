@@ -17,7 +17,7 @@ from retribooru.checkpoint_facts import PIPELINES, pipeline_class
 from retribooru.pipeline.reference_processor import pad_to_square, remove_background
 
 from ..attributes import square
-from ..truth_pictures import weights_digest
+from ..truth.pictures import weights_digest
 from .characters import Character
 from .families import FUNCTION, Family, resolve
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from retribooru.dataset_script.files import replacing
 
-from ..truth_pictures import generator
+from ..truth.pictures import generator
 from .families import Family, Method
 from .methods import load_family
 from .plan import Picture, Plan

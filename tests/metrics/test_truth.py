@@ -10,11 +10,11 @@ from PIL import Image
 from retribooru import RetriBooruPipeline
 from retribooru.dataset_script.mini import TRUTH, draw_edition
 from retribooru.metrics.attributes import AttributeClassifier
-from retribooru.metrics.truth import curve, main, measure
-from retribooru.metrics.truth_arguments import TruthArguments
-from retribooru.metrics.truth_figures import Figures, Setting, chance, expected_truth
-from retribooru.metrics.truth_pictures import draw_missing
-from retribooru.metrics.truth_report import COLUMNS, summary, with_means
+from retribooru.metrics.truth.run import curve, main, measure
+from retribooru.metrics.truth.arguments import TruthArguments
+from retribooru.metrics.truth.figures import Figures, Setting, chance, expected_truth
+from retribooru.metrics.truth.pictures import draw_missing
+from retribooru.metrics.truth.report import COLUMNS, summary, with_means
 from retribooru.training.data import load_figures
 from retribooru.training.grids import spread
 from retribooru.training.train_attributes import attribute_values

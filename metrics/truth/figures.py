@@ -15,8 +15,8 @@ from retribooru.training.arguments import check_argument
 from retribooru.training.data import load_figures
 from retribooru.training.grids import spread
 
-from .truth_arguments import TruthArguments
-from .truth_report import with_means
+from .arguments import TruthArguments
+from .report import with_means
 
 OF_CLOTHES = ("top", "bottom", "pattern")
 PIXELS = ["target", "target_mask", "reference_images", "reference_masks"]

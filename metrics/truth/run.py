@@ -1,11 +1,4 @@
-"""What the pictures of a checkpoint show, by the truth of the mini edition and not by taste.
-
-python -m retribooru.metrics.truth --checkpoint runs/mini-retrieval --base runs/mini-base \
-    --classifier runs/mini-attributes --characters 1500 --output_dir runs/truth
-
-Characters are drawn that were never trained on, from prompts that tell pose, expression and background and nothing of
-hair, eyes, skin and clothes: these are in the references alone. A classifier reads all of it off the pictures.
-"""
+"""Draws, reads and reports: the whole of `python -m retribooru.metrics.truth`."""
 
 import json
 import sys
@@ -25,11 +18,11 @@ from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 from retribooru.training.arguments import check_argument
 from retribooru.training.checkpoints import without_folders
 
-from .attributes import AttributeClassifier, accuracy
-from .truth_arguments import TruthArguments
-from .truth_figures import Figures, Setting, chance
-from .truth_pictures import Drawn, load
-from .truth_report import plot, summary, table, with_means
+from ..attributes import AttributeClassifier, accuracy
+from .arguments import TruthArguments
+from .figures import Figures, Setting, chance
+from .pictures import Drawn, load
+from .report import plot, summary, table, with_means
 
 
 def load_classifier(args: TruthArguments) -> AttributeClassifier:

@@ -13,9 +13,9 @@ from retribooru.checkpoint_facts import pipeline_class
 from retribooru.dataset_script.files import replacing
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 
-from .attributes import square
-from .truth_arguments import TruthArguments
-from .truth_figures import Figures, Setting
+from ..attributes import square
+from .arguments import TruthArguments
+from .figures import Figures, Setting
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
