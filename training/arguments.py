@@ -144,6 +144,60 @@ class AttributeArguments(OptimizationArguments):
 
 
 @dataclass
+class JudgeArguments(OptimizationArguments):
+    """What the trainers of the small judges share: a vision transformer that reads whole pictures in patches."""
+
+    patch_size: int = field(default=16, metadata={"help": "Side in pixels of a patch."})
+    vision_width: int = field(default=192, metadata={"help": "Of the layers that read pictures."})
+    vision_layers: int = field(default=6, metadata={"help": "How many of them."})
+    text_width: int = field(default=128, metadata={"help": "Of the layers that read and write text."})
+    text_layers: int = field(default=2, metadata={"help": "How many of them."})
+    validation_steps: int = field(default=500, metadata={"help": "Steps between two looks at held-out pictures."})
+    validation_pictures: int = field(default=500, metadata={"help": "Held-out pictures looked at, at most."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("patch_size", "vision_layers", "text_layers", "validation_steps", "validation_pictures"):
+            check_argument(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        for name in ("vision_width", "text_width"):
+            width = getattr(self, name)
+            check_argument(name, width >= 32 and width % 32 == 0, width, "a multiple of 32, the width of a head")
+        fine = self.resolution % self.patch_size == 0
+        check_argument("resolution", fine, self.resolution, f"a multiple of patch_size, {self.patch_size}")
+
+
+@dataclass
+class ClipArguments(JudgeArguments):
+    """Training a small CLIP on pictures and their tags."""
+
+    projection_dim: int = field(default=128, metadata={"help": "Of the embeddings."})
+    tag_loss_weight: float = field(default=10.0, metadata={"help": "Of naming the tags, beside the contrast."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_argument("projection_dim", self.projection_dim >= 1, self.projection_dim, "at least 1")
+        check_argument("tag_loss_weight", self.tag_loss_weight >= 0, self.tag_loss_weight, "at least 0")
+        check_argument("train_batch_size", self.train_batch_size >= 2, self.train_batch_size, "at least 2, to contrast")
+
+
+@dataclass
+class VqaArguments(JudgeArguments):
+    """Training a small BLIP that answers questions about pictures of the mini edition."""
+
+    vision_width: int = field(default=160, metadata={"help": "Of the layers that read pictures."})
+    text_width: int = field(default=160, metadata={"help": "Of the layers that read and write text: as vision_width."})
+    questions_per_picture: int = field(default=6, metadata={"help": "Asked at once about a picture that is read once."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        asked = self.questions_per_picture
+        check_argument("questions_per_picture", asked >= 1, asked, "at least 1")
+        # BLIP's answers look at the question, and the question at the picture, through layers of one shape.
+        same = self.text_width == self.vision_width
+        check_argument("text_width", same, self.text_width, f"vision_width, {self.vision_width}")
+
+
+@dataclass
 class TrainArguments(OptimizationArguments):
     """Training the retrieval (or, with --train_base, the small Stable Diffusion it stands on)."""
 

@@ -2,7 +2,15 @@
 
 import pytest
 
-from retribooru.training.arguments import PRESETS, AttributeArguments, TrainArguments, VaeArguments, read_preset
+from retribooru.training.arguments import (
+    PRESETS,
+    AttributeArguments,
+    ClipArguments,
+    TrainArguments,
+    VaeArguments,
+    VqaArguments,
+    read_preset,
+)
 from retribooru.training.scratch import ScratchArguments
 from retribooru.training.train_ip_adapter import IpAdapterArguments
 
@@ -11,6 +19,8 @@ KINDS = {
     "scratch": ScratchArguments,
     "attributes": AttributeArguments,
     "adapter": IpAdapterArguments,
+    "clip": ClipArguments,
+    "vqa": VqaArguments,
 }
 ROWS = [
     f"{task}{row}"
@@ -22,6 +32,7 @@ NAMES = {
     *(f"mini-{row}" for row in ROWS),
     *("demo-vae", "demo-base", "demo-retrieval"),
     *("mini-vae", "mini-scratch", "mini-base", "mini-retrieval", "mini-attributes", "mini-ip-adapter"),
+    *("mini-clip", "mini-vqa"),
     *("mini-ablation-vae", "mini-ablation-scratch", "mini-ablation-base", "mini-ablation"),
 }
 
