@@ -58,6 +58,14 @@ def mini_options() -> dict[str, int]:
 
 
 @pytest.fixture(scope="session")
+def edition(tmp_path_factory) -> Path:
+    """The figures of a small mini edition, with the truth about them, as a data_dir."""
+    from retribooru.dataset_script.mini import draw_edition
+
+    return draw_edition(tmp_path_factory.mktemp("edition"), size=64, characters=40)
+
+
+@pytest.fixture(scope="session")
 def mini_export(tmp_path_factory) -> Path:
     """What the Hub's repository of the small mini edition holds."""
     from retribooru.dataset_script.export import export_dataset

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from retribooru.dataset_script.mini import TRUTH, draw_edition
+from retribooru.dataset_script.mini import TRUTH
 from retribooru.metrics.attributes import AttributeClassifier, accuracy
 from retribooru.training.arguments import AttributeArguments
 from retribooru.training.curves import read_metrics
@@ -19,11 +19,6 @@ from retribooru.training.train_attributes import TrueFigures, attribute_values, 
 
 ATTRIBUTES = {"skin": ["pale_skin", "tan"], "hair": ["black", "red", "white"]}  # not in order: JSON will be
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def edition(tmp_path_factory):
-    return draw_edition(tmp_path_factory.mktemp("edition"), size=64, characters=40)
 
 
 @pytest.fixture(scope="module")

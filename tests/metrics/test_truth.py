@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from retribooru import RetriBooruPipeline
-from retribooru.dataset_script.mini import TRUTH, draw_edition
+from retribooru.dataset_script.mini import TRUTH
 from retribooru.metrics.attributes import AttributeClassifier
 from retribooru.metrics.truth.run import curve, main, measure
 from retribooru.metrics.truth.arguments import TruthArguments
@@ -20,11 +20,6 @@ from retribooru.training.grids import spread
 from retribooru.training.train_attributes import attribute_values
 
 PICTURES = 6
-
-
-@pytest.fixture(scope="module")
-def edition(tmp_path_factory):
-    return draw_edition(tmp_path_factory.mktemp("edition"), size=64, characters=40)
 
 
 @pytest.fixture(scope="module")

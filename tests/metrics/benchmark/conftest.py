@@ -11,17 +11,11 @@ from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from retribooru import RetriBooruPipeline
-from retribooru.dataset_script.mini import draw_edition
 from retribooru.metrics.benchmark.arguments import BenchmarkArguments
 
 WIDTH = 16  # of the image encoder's embeddings
 TOKENS = 4  # of an image, as `load_ip_adapter` takes an adapter of this form to have
 PROMPTS = ["1girl, solo, standing", "1girl, jumping"]
-
-
-@pytest.fixture(scope="session")
-def edition(tmp_path_factory):
-    return draw_edition(tmp_path_factory.mktemp("edition"), size=64, characters=40)
 
 
 @pytest.fixture(scope="session")
