@@ -15,8 +15,9 @@ from diffusers.training_utils import EMAModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers import PreTrainedModel, ProcessorMixin
 
-from retribooru.dataset_script.files import replacing_folder
+from retribooru.dataset_script.files import replacing, replacing_folder
 
 from .arguments import OptimizationArguments
 from .held_out import verdict
@@ -164,14 +165,26 @@ def without_folders(settings: dict) -> dict:
     }
 
 
-def save_model(model: ModelMixin, output_dir: Path) -> None:
-    """A model's files into a folder that may hold other things, beside their names first."""
+def save_model(model: ModelMixin | PreTrainedModel, output_dir: Path, processor: ProcessorMixin | None = None) -> None:
+    """A model's files, and those of its processor, into a folder that may hold other things, beside their names first.
+
+    config.json, which makes it a model, comes last.
+    """
     partial = output_dir / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
-    for path in sorted(partial.iterdir()):
+    if processor is not None:
+        processor.save_pretrained(partial)
+    for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
         path.replace(output_dir / path.name)
     partial.rmdir()
+
+
+def save_accuracy(args: OptimizationArguments, output_dir: Path, pictures: int, accuracy: dict[str, float]) -> None:
+    """training.json of a model that reads pictures: its settings, and its accuracy on held-out ones, 0 to 1."""
+    facts = {**settings_facts(args), "held_out": {"pictures": pictures, "accuracy": accuracy}}
+    with replacing(output_dir / "training.json") as partial:
+        partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def save_lora(unet: UNet2DConditionModel, folder: Path) -> None:

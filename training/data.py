@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler
 import retribooru  # noqa: F401 (teaches datasets the name)
 from retribooru.dataset_script.concepts import CONCEPTS
 from retribooru.dataset_script.figures import IdentityIndex
+from retribooru.dataset_script.mini import TRUTH
 from retribooru.dataset_script.references import (
     RECIPES,
     TRAINABLE,
@@ -40,6 +41,13 @@ class Batch:
     content: torch.Tensor
     empty_text: torch.Tensor  # (1, T, D): of no prompt
     samples: torch.Tensor  # (B,): see `TrainingFigures`
+
+
+def check_truth(figures: datasets.Dataset) -> None:
+    """Raises ValueError for a table without the truth about its figures, `TRUTH`."""
+    missing = [name for name in TRUTH if name not in figures.column_names]
+    if missing:
+        raise ValueError(f"data_dir: got figures without {', '.join(missing)}, wanted those of the mini edition")
 
 
 def load_figures(

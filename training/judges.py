@@ -1,7 +1,7 @@
-"""What the trainers of the small judges share: the figures with their tags, and what is saved."""
+"""What the trainers of the small judges share: the figures with their tags, and the training itself."""
 
-import json
-import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from random import Random
@@ -12,18 +12,18 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import CLIPImageProcessor, PreTrainedModel, ProcessorMixin
 
-from retribooru.dataset_script.files import replacing
 from retribooru.dataset_script.mini import TRUTH
 from retribooru.metrics.attributes import square
 from retribooru.pipeline.reference_processor import to_tensor
 
 from .arguments import JudgeArguments
 from .augment import Augmentation, augment
-from .checkpoints import settings_facts
-from .data import load_figures
+from .checkpoints import save_accuracy, save_model
+from .data import check_truth, load_figures
+from .run import Run
 
 
-class JudgedFigures(Dataset):
+class JudgedFigures(Dataset, ABC):
     """Figures with all that is known about them, augmented anew every epoch.
 
     Args:
@@ -32,9 +32,7 @@ class JudgedFigures(Dataset):
     """
 
     def __init__(self, figures: datasets.Dataset, args: JudgeArguments):
-        missing = [name for name in TRUTH if name not in figures.column_names]
-        if missing:
-            raise ValueError(f"data_dir: got figures without {', '.join(missing)}, wanted those of the mini edition")
+        check_truth(figures)
         self.figures, self.args = figures.select_columns(["image_id", "image", "tags", *TRUTH]), args
 
     def __len__(self) -> int:
@@ -50,9 +48,9 @@ class JudgedFigures(Dataset):
         pixels = to_tensor(square(image, args.resolution))
         return {"pixel_values": pixels, "image_id": row["image_id"], **self.describe(row, rng)}
 
+    @abstractmethod
     def describe(self, row: dict, rng: Random) -> dict:
         """What is said about a figure; strings, numbers and tensors of one shape."""
-        raise NotImplementedError
 
 
 def figures_of(args: JudgeArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -70,22 +68,35 @@ def image_processor(resolution: int) -> CLIPImageProcessor:
     return CLIPImageProcessor(size={"shortest_edge": resolution}, crop_size=size, image_mean=half, image_std=half)
 
 
-def save_judge(model: PreTrainedModel, processor: ProcessorMixin, output_dir: Path) -> None:
-    """Model, in half precision, and processor into a folder that may hold other things, beside their names first."""
-    partial = output_dir / "model.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    deepcopy(model).half().save_pretrained(partial)  # the one that was trained stays as it is
-    processor.save_pretrained(partial)
-    for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
-        path.replace(output_dir / path.name)
-    partial.rmdir()
+def train_judge(
+    run: Run,
+    compute_terms: Callable[[nn.Module, dict], dict[str, torch.Tensor]],
+    judge: PreTrainedModel,
+    processor: ProcessorMixin,
+    held_out: datasets.Dataset,
+    accuracy: Callable[[PreTrainedModel, ProcessorMixin, datasets.Dataset], dict[str, float]],
+    load: Callable[..., tuple[PreTrainedModel, ProcessorMixin]],
+) -> Path:
+    """Does the steps of a run, looks at held-out figures between them, and leaves in its folder the judge in half
+    precision, its processor, and training.json with the accuracy of what was saved.
 
-
-def save_facts(args: JudgeArguments, output_dir: Path, pictures: int, accuracy: dict[str, float]) -> None:
-    """training.json: the settings, and the accuracy on held-out pictures, 0 to 1."""
-    facts = {**settings_facts(args), "held_out": {"pictures": pictures, "accuracy": accuracy}}
-    with replacing(output_dir / "training.json") as partial:
-        partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    Args:
+        compute_terms: as of `Run.steps`.
+        judge: the part of the run's model that is kept.
+        load: `load_clip` or `load_vqa`.
+    """
+    args, output_dir = run.args, run.output_dir
+    for step in run.steps(compute_terms):
+        if run.is_due(step, args.validation_steps):
+            with run.evaluating():
+                shares = accuracy(judge, processor, held_out)
+                run.record(step, **{f"accuracy_{name}": share for name, share in shares.items()})
+    if run.accelerator.is_main_process:
+        with run.evaluating():
+            save_model(deepcopy(judge).half(), output_dir, processor)  # the one that was trained stays as it is
+        saved, processor = load(output_dir, device=run.accelerator.device)
+        save_accuracy(args, output_dir, len(held_out), accuracy(saved, processor, held_out))
+    return output_dir
 
 
 def sharpen_attention(model: nn.Module, factor: float = 4.0) -> None:

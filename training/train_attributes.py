@@ -4,7 +4,6 @@ accelerate launch -m retribooru.training.train_attributes --preset mini-attribut
 """
 
 import io
-import json
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -18,15 +17,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from retribooru.dataset_script.files import replacing
 from retribooru.dataset_script.mini import TRUTH
 from retribooru.metrics.attributes import AttributeClassifier, accuracy, square
 from retribooru.pipeline.reference_processor import to_tensor
 
 from .arguments import AttributeArguments, parse
 from .augment import Augmentation, augment
-from .checkpoints import save_model, settings_facts
-from .data import load_figures
+from .checkpoints import save_accuracy, save_model
+from .data import check_truth, load_figures
 from .run import Run, begin
 from .trainable import adamw
 
@@ -86,9 +84,7 @@ def attribute_values(figures: datasets.Dataset) -> dict[str, list[str]]:
 
     Raises ValueError for a table without the truth.
     """
-    missing = [name for name in TRUTH if name not in figures.column_names]
-    if missing:
-        raise ValueError(f"data_dir: got figures without {', '.join(missing)}, wanted those of the mini edition")
+    check_truth(figures)
     return {name: sorted(set(figures[name])) for name in TRUTH}
 
 
@@ -131,10 +127,7 @@ def train_attributes(args: AttributeArguments) -> Path:
             save_model(deepcopy(model).half(), output_dir)  # the one that was trained stays as it is
         # What is reported is read with what was saved, in half precision.
         saved = AttributeClassifier.from_pretrained(output_dir).to(accelerator.device)
-        told = {"pictures": len(held_out), "accuracy": held_out_accuracy(saved, held_out)}
-        with replacing(output_dir / "training.json") as partial:
-            facts = {**settings_facts(args), "held_out": told}
-            partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        save_accuracy(args, output_dir, len(held_out), held_out_accuracy(saved, held_out))
     return output_dir
 
 

@@ -26,7 +26,7 @@ from retribooru.metrics.embeddings import image_embeddings, text_embeddings
 from retribooru.metrics.modules import load_clip
 
 from .arguments import ClipArguments, parse
-from .judges import JudgedFigures, figures_of, image_processor, save_facts, save_judge, sharpen_attention
+from .judges import JudgedFigures, figures_of, image_processor, sharpen_attention, train_judge
 from .run import Run, begin
 from .scratch import small_tokenizer
 from .trainable import adamw
@@ -174,29 +174,25 @@ def tokenizer_of(args: ClipArguments, accelerator: Accelerator, texts: list[str]
 def train_clip(args: ClipArguments) -> Path:
     """Trains, and leaves in `output_dir` the CLIP (`CLIPModel.from_pretrained`, `CLIPProcessor.from_pretrained`) in
     half precision, training.json with its accuracy on held-out characters, metrics.jsonl and loss.png."""
-    output_dir = Path(args.output_dir)
     accelerator = begin(args)
     figures, held_out = figures_of(args)
-    counts = Counter(tag for tags in figures["tags"] for tag in tags)
-    tags = sorted(tag for tag, count in counts.items() if count < len(figures))  # what is always there tells nothing
-    tokenizer = tokenizer_of(args, accelerator, [", ".join(tags) for tags in figures["tags"]])
+    sets = list(figures["tags"])
+    counts = Counter(tag for tags in sets for tag in tags)
+    known = sorted(tag for tag, count in counts.items() if count < len(sets))  # what is always there tells nothing
+    tokenizer = tokenizer_of(args, accelerator, [", ".join(tags) for tags in sets])
     processor = CLIPProcessor(image_processor(args.resolution), tokenizer)
-    model = TagNaming(small_clip(tokenizer, args), len(tags)).to(accelerator.device)
-    optimizer = adamw([{"params": list(model.parameters())}], args)
-    run = Run(args, accelerator, model, optimizer, TaggedFigures(figures, tags, args))
-    for step in run.steps(lambda model, batch: clip_terms(model, batch, tokenizer, args.tag_loss_weight)):
-        if run.is_due(step, args.validation_steps):
-            with run.evaluating() as naming:
-                shares = clip_accuracy(naming.clip, processor, held_out)
-                run.record(step, **{f"accuracy_{name}": share for name, share in shares.items()})
-    if accelerator.is_main_process:
-        with run.evaluating() as naming:
-            save_judge(naming.clip, processor, output_dir)
-        saved, processor = load_clip(
-            output_dir, device=accelerator.device
-        )  # what is reported is read with what was saved
-        save_facts(args, output_dir, len(held_out), clip_accuracy(saved, processor, held_out))
-    return output_dir
+    naming = TagNaming(small_clip(tokenizer, args), len(known)).to(accelerator.device)
+    optimizer = adamw([{"params": list(naming.parameters())}], args)
+    run = Run(args, accelerator, naming, optimizer, TaggedFigures(figures, known, args))
+    return train_judge(
+        run,
+        lambda model, batch: clip_terms(model, batch, tokenizer, args.tag_loss_weight),
+        naming.clip,
+        processor,
+        held_out,
+        clip_accuracy,
+        load_clip,
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -21,7 +21,7 @@ from retribooru.metrics.diversity import QUESTION
 from retribooru.metrics.modules import load_vqa
 
 from .arguments import VqaArguments, parse
-from .judges import JudgedFigures, figures_of, save_facts, save_judge, sharpen_attention
+from .judges import JudgedFigures, figures_of, sharpen_attention, train_judge
 from .run import Run, begin
 from .trainable import adamw
 
@@ -145,7 +145,6 @@ def vqa_accuracy(
 def train_vqa(args: VqaArguments) -> Path:
     """Trains, and leaves in `output_dir` the BLIP (`BlipForQuestionAnswering.from_pretrained`, `BlipProcessor`) in half
     precision, training.json with its accuracy on held-out characters, metrics.jsonl and loss.png."""
-    output_dir = Path(args.output_dir)
     accelerator = begin(args)
     figures, held_out = figures_of(args)
     examples = AskedFigures(figures, args)
@@ -155,21 +154,17 @@ def train_vqa(args: VqaArguments) -> Path:
     tokenizer = word_tokenizer(texts)
     half, size = [0.5, 0.5, 0.5], {"height": args.resolution, "width": args.resolution}
     processor = BlipProcessor(BlipImageProcessor(size=size, image_mean=half, image_std=half), tokenizer)
-    model = Answering(small_blip(tokenizer, args)).to(accelerator.device)
-    run = Run(args, accelerator, model, adamw([{"params": list(model.parameters())}], args), examples)
-    for step in run.steps(lambda model, batch: vqa_terms(model, batch, tokenizer)):
-        if run.is_due(step, args.validation_steps):
-            with run.evaluating() as answering:
-                shares = vqa_accuracy(answering.blip, processor, held_out)
-                run.record(step, **{f"accuracy_{name}": share for name, share in shares.items()})
-    if accelerator.is_main_process:
-        with run.evaluating() as answering:
-            save_judge(answering.blip, processor, output_dir)
-        saved, processor = load_vqa(
-            output_dir, device=accelerator.device
-        )  # what is reported is read with what was saved
-        save_facts(args, output_dir, len(held_out), vqa_accuracy(saved, processor, held_out))
-    return output_dir
+    answering = Answering(small_blip(tokenizer, args)).to(accelerator.device)
+    run = Run(args, accelerator, answering, adamw([{"params": list(answering.parameters())}], args), examples)
+    return train_judge(
+        run,
+        lambda model, batch: vqa_terms(model, batch, tokenizer),
+        answering.blip,
+        processor,
+        held_out,
+        vqa_accuracy,
+        load_vqa,
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
