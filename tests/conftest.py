@@ -2,17 +2,32 @@
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from environments import environments_wanted, make_environments
+from environments import environments_wanted, make_environments, python_of
 from handmade import write_figures
 from hub import Hub, serve
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the Hub
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as they are told to be: a thread for each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 REAL_FIGURES = Path(__file__).parents[2] / "shared" / "real_figures"
+ENVIRONMENTS = "RETRIBOORU_TEST_ENVIRONMENTS"  # of all processes that share the tests out among them
 MINI = {"size": 64, "characters": 30}  # a mini edition with all three splits, train in three shards
+
+
+def pytest_configure(config):
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        os.environ[ENVIRONMENTS] = tempfile.mkdtemp(prefix="environments-")
+
+
+def pytest_unconfigure(config):
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ[ENVIRONMENTS], ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,11 +89,14 @@ def mini_export(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def environments(tmp_path_factory) -> dict[str, Path]:
-    """The Python of each environment of `environments_wanted`."""
-    folder = tmp_path_factory.mktemp("environments")
-    yield make_environments(folder, environments_wanted())
-    shutil.rmtree(folder, ignore_errors=True)
+def environments() -> dict[str, Path]:
+    """The Python of each environment of `environments_wanted`, made by the first process that asks."""
+    folder, wanted = Path(os.environ[ENVIRONMENTS]), environments_wanted()
+    with FileLock(folder / "lock"):
+        if not (folder / "made").exists():
+            make_environments(folder, wanted)
+            (folder / "made").touch()
+    return {name: python_of(folder / name) for name in wanted}
 
 
 @pytest.fixture(scope="session")

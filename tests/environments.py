@@ -42,20 +42,24 @@ def environments_wanted() -> dict[str, Environment]:
     }
 
 
-def make_environments(folder: Path, wanted: dict[str, Environment]) -> dict[str, Path]:
-    """{name: its Python}, made side by side; raises with pip's words where one cannot be made."""
+def make_environments(folder: Path, wanted: dict[str, Environment]) -> None:
+    """Makes them side by side, each in the folder of its name; raises with pip's words where one cannot be made."""
     with ThreadPoolExecutor() as pool:
-        return dict(zip(wanted, pool.map(lambda name: _make(folder / name, wanted[name]), wanted)))
+        list(pool.map(lambda name: _make(folder / name, wanted[name]), wanted))
 
 
-def _make(folder: Path, wanted: Environment) -> Path:
-    python = folder / "bin" / "python"
+def python_of(environment: Path) -> Path:
+    return environment / "bin" / "python"
+
+
+def _make(folder: Path, wanted: Environment) -> None:
+    python = python_of(folder)
     _run(sys.executable, "-m", "venv", "--without-pip", str(folder))
     if wanted.linked:
         scheme = {"base": str(folder), "platbase": str(folder)}
         _link(Path(sysconfig.get_path("purelib", "venv", scheme)), wanted.linked)
     if not wanted.requirements:
-        return python
+        return
     options = []
     if wanted.free is not None:
         constraints = folder / "constraints.txt"
@@ -65,7 +69,6 @@ def _make(folder: Path, wanted: Environment) -> Path:
     # The pip of the tests installs; compiling what is never imported would take longer than the rest.
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
     _run(*pip, "--disable-pip-version-check", "--no-input", *options, *wanted.requirements)
-    return python
 
 
 def _link(site_packages: Path, names: Sequence[str]) -> None:

@@ -4,14 +4,11 @@ Launched as a user does, each run takes some ten seconds, most of it for imports
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
@@ -19,6 +16,7 @@ from accelerate.utils import DistributedType
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 
+from launching import launch
 from retribooru import RetriBooruPipeline
 from retribooru.training import arguments
 from retribooru.training.arguments import TrainArguments, VaeArguments
@@ -40,16 +38,6 @@ STEPS, PER_STEP = 6, 4
 NORMALIZED_AWAY = re.compile(
     r"unet\.up_blocks\.1\.(.*time_emb_proj\.(weight|bias)|.*(conv1|conv2|conv_shortcut|proj_out|ff\.net\.2)\.bias)"
 )
-
-
-def launch(command, **environment):
-    """Runs it to its end; its output if it fails."""
-    run = subprocess.run(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(datasets.config.HF_DATASETS_CACHE),
-             **environment},
-    )  # fmt: skip
-    return run.returncode, run.stdout
 
 
 def flags(data_dir, stable_diffusion_dir, folder, **options):

@@ -17,6 +17,7 @@ import datasets
 import pytest
 from typer.testing import CliRunner
 
+from launching import launch
 from retribooru.cli import app
 from retribooru.metrics.benchmark import run
 
@@ -143,16 +144,6 @@ def test_killed_in_the_middle_of_writing(start, flags, whole, functions_dir, fil
         assert any(out.glob(pattern))
     until_the_end(start, functions_dir, log, flags(out))
     assert files(out) == files(expected / "out")
-
-
-def launch(command, folder, **environment):
-    """Runs it to its end; its output."""
-    done = subprocess.run(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(datasets.config.HF_DATASETS_CACHE),
-             **environment},
-    )  # fmt: skip
-    return done.returncode, done.stdout
 
 
 @pytest.mark.slow
