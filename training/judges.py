@@ -1,4 +1,4 @@
-"""What the trainers of the small judges share: the figures with their tags, and the training itself."""
+"""What the trainers of the models that judge pictures share: the figures with all that is known, and the training."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from random import Random
 
 import datasets
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import CLIPImageProcessor, PreTrainedModel, ProcessorMixin
@@ -16,7 +17,7 @@ from retribooru.dataset_script.mini import TRUTH
 from retribooru.metrics.attributes import square
 from retribooru.pipeline.reference_processor import to_tensor
 
-from .arguments import JudgeArguments
+from .arguments import AttributeArguments, JudgeArguments
 from .augment import Augmentation, augment
 from .checkpoints import save_accuracy, save_model
 from .data import check_truth, load_figures
@@ -31,7 +32,7 @@ class JudgedFigures(Dataset, ABC):
         args: of the trainer.
     """
 
-    def __init__(self, figures: datasets.Dataset, args: JudgeArguments):
+    def __init__(self, figures: datasets.Dataset, args: JudgeArguments | AttributeArguments):
         check_truth(figures)
         self.figures, self.args = figures.select_columns(["image_id", "image", "tags", *TRUTH]), args
 
@@ -45,8 +46,12 @@ class JudgedFigures(Dataset, ABC):
         rng = Random(f"{args.seed}/{epoch}/judge/{row['image_id']}")
         image = row.pop("image").convert("RGB")
         image, _, _ = augment(image, image, None, Augmentation(args.crop, args.flip, args.jitter), rng)
-        pixels = to_tensor(square(image, args.resolution))
+        pixels = to_tensor(self.alter(square(image, args.resolution), rng))
         return {"pixel_values": pixels, "image_id": row["image_id"], **self.describe(row, rng)}
+
+    def alter(self, image: Image.Image, rng: Random) -> Image.Image:
+        """What else is done to a picture that is augmented: nothing."""
+        return image
 
     @abstractmethod
     def describe(self, row: dict, rng: Random) -> dict:

@@ -15,46 +15,34 @@ import torch
 from PIL import Image, ImageFilter
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from retribooru.dataset_script.mini import TRUTH
-from retribooru.metrics.attributes import AttributeClassifier, accuracy, square
-from retribooru.pipeline.reference_processor import to_tensor
+from retribooru.metrics.attributes import AttributeClassifier, accuracy
 
 from .arguments import AttributeArguments, parse
-from .augment import Augmentation, augment
 from .checkpoints import save_accuracy, save_model
 from .data import check_truth, load_figures
+from .judges import JudgedFigures
 from .run import Run, begin
 from .trainable import adamw
 
 
-class TrueFigures(Dataset):
-    """Figures with the truth about them, as positions in `attributes`; augmented anew every epoch.
+class TrueFigures(JudgedFigures):
+    """Figures with the truth about them, by attribute the position of its value in `attributes`; degraded.
 
     Args:
-        figures: rows of the mini edition's figures.
         attributes: {attribute: its values}.
-        args: of the trainer.
     """
 
     def __init__(self, figures: datasets.Dataset, attributes: dict[str, list[str]], args: AttributeArguments):
-        self.figures = figures.select_columns(["image_id", "image", *attributes])
-        self.attributes, self.args = attributes, args
+        super().__init__(figures, args)
+        self.attributes = attributes
 
-    def __len__(self) -> int:
-        return len(self.figures)
+    def alter(self, image: Image.Image, rng: Random) -> Image.Image:
+        return degrade(image, self.args.degradation, rng)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
-        """pixel_values (3, R, R) in [-1, 1], image_id (str), and by attribute the position of its value (int)."""
-        epoch, position = key
-        row, args = self.figures[position], self.args
-        rng = Random(f"{args.seed}/{epoch}/attributes/{row['image_id']}")
-        image = row["image"].convert("RGB")
-        image, _, _ = augment(image, image, None, Augmentation(args.crop, args.flip, args.jitter), rng)
-        image = degrade(square(image, args.resolution), args.degradation, rng)
-        truth = {name: values.index(row[name]) for name, values in self.attributes.items()}
-        return {"pixel_values": to_tensor(image), "image_id": row["image_id"], **truth}
+    def describe(self, row: dict, rng: Random) -> dict[str, int]:
+        return {name: values.index(row[name]) for name, values in self.attributes.items()}
 
 
 def degrade(image: Image.Image, probability: float, rng: Random) -> Image.Image:

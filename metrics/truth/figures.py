@@ -12,7 +12,7 @@ from retribooru.dataset_script.figures import IdentityIndex
 from retribooru.dataset_script.mini import TRUTH
 from retribooru.dataset_script.references import draw_references, row_rng
 from retribooru.training.arguments import check_argument
-from retribooru.training.data import load_figures
+from retribooru.training.data import check_truth, load_figures
 from retribooru.training.grids import spread
 
 from .arguments import TruthArguments
@@ -44,10 +44,7 @@ class Figures:
     def __init__(self, args: TruthArguments):
         self.args = args
         self.table = load_figures(args.data_dir, "out_of_domain", None, args.characters)
-        missing = [name for name in TRUTH if name not in self.table.column_names]
-        check_argument(
-            "data_dir", not missing, args.data_dir, f"a mini edition; its figures have no {', '.join(missing)}"
-        )
+        check_truth(self.table)
         self.index = IdentityIndex.from_dataset(self.table)
         self.truth = dict(zip(self.index.image_ids, self.table.select_columns(list(TRUTH)).to_list()))
         self.rows = {task: self._rows(task) for task in args.tasks}
