@@ -1,0 +1,58 @@
+"""Puts what was trained where it comes along with the package: in half precision, with its curves and its results.
+
+python -m retribooru.checkpoints.ship mini attributes --runs runs
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from retribooru import RetriBooruPipeline
+from retribooru.checkpoints import MINI
+from retribooru.dataset_script.files import replacing_folder
+from retribooru.model_card import write_model_card
+
+JUDGES = ("attributes", "clip", "vqa")  # small models that read pictures; saved in half precision by their trainers
+TRUTH = ("truth.md", "truth.json", "scale.png", "references.png")
+OF_A_RUN = ("checkpoint-*", "*.partial", "metrics.jsonl", "tokenizer")  # what others have no use for
+
+
+def ship_mini(runs: Path) -> None:
+    """The pipeline, its training's curves and, where `retribooru.metrics.truth` measured it, what it found."""
+    pipeline = RetriBooruPipeline.from_pretrained(runs / "mini-retrieval")
+    for part in (pipeline.unet, pipeline.retrieval_encoder, pipeline.vae, pipeline.text_encoder):
+        part.half()
+    with replacing_folder(MINI) as folder:
+        pipeline.save_pretrained(folder)
+        shutil.copy(runs / "mini-retrieval" / "training.json", folder)
+        evaluation = folder / "evaluation"
+        evaluation.mkdir()
+        for name in ("vae", "base", "retrieval"):
+            shutil.copy(runs / f"mini-{name}" / "loss.png", evaluation / f"training-{name}.png")
+        measured = runs / "mini-truth"
+        for name in TRUTH if measured.is_dir() else ():
+            shutil.copy(measured / name, evaluation)
+        commands = Path(__file__).with_name("mini.sh").read_text(encoding="utf-8")
+        (evaluation / "commands.md").write_text(f"### The commands\n\n```bash\n{commands}```\n", encoding="utf-8")
+        write_model_card(folder, license="apache-2.0")
+
+
+def ship_judge(name: str, runs: Path) -> None:
+    with replacing_folder(MINI.with_name(f"mini-{name}")) as folder:
+        shutil.copytree(runs / f"mini-{name}", folder, ignore=shutil.ignore_patterns(*OF_A_RUN), dirs_exist_ok=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("names", nargs="+", choices=["mini", *JUDGES])
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where mini.sh trained")
+    args = parser.parse_args()
+    for name in args.names:
+        if name == "mini":
+            ship_mini(args.runs)
+        else:
+            ship_judge(name, args.runs)
+
+
+if __name__ == "__main__":
+    main()

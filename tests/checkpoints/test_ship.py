@@ -1,0 +1,70 @@
+"""What was trained becomes what comes along."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from retribooru import RetriBooruPipeline
+from retribooru.checkpoints import ship
+from retribooru.metrics.attributes import AttributeClassifier
+
+
+@pytest.fixture
+def runs(stable_diffusion, tmp_path, monkeypatch):
+    """As mini.sh leaves them, with tiny models; what is shipped comes to lie in shipped/."""
+    runs = tmp_path / "runs"
+    RetriBooruPipeline.from_stable_diffusion(stable_diffusion).save_pretrained(runs / "mini-retrieval")
+    (runs / "mini-retrieval" / "training.json").write_text(json.dumps({"finished": "2026-01-01", "steps": 7,
+                                                                       "settings": {}, "held_out": None}))  # fmt: skip
+    for name in ("vae", "base", "retrieval"):
+        (runs / f"mini-{name}").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(runs / f"mini-{name}" / "loss.png")
+    monkeypatch.setattr(ship, "MINI", tmp_path / "shipped" / "mini")
+    return runs
+
+
+def ships(monkeypatch, *argv):
+    monkeypatch.setattr("sys.argv", ["ship", *map(str, argv)])
+    ship.main()
+
+
+def test_a_pipeline_in_half_precision_with_its_card(runs, monkeypatch):
+    ships(monkeypatch, "mini", "--runs", runs)
+    pipeline = RetriBooruPipeline.from_pretrained(ship.MINI, torch_dtype=torch.float16)
+    sizes = [sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+             for folder in (ship.MINI, runs / "mini-retrieval")]  # fmt: skip
+    assert sizes[0] < 0.6 * sizes[1]
+    assert pipeline.unet.dtype == torch.float16
+    card = (ship.MINI / "README.md").read_text()
+    assert "7 steps" in card and "### The commands" in card and "--preset" in card
+    assert "evaluation/training-retrieval.png" in card
+    assert [path.name for path in ship.MINI.parent.iterdir()] == ["mini"]
+
+
+def test_what_was_measured_comes_along(runs, monkeypatch):
+    measured = runs / "mini-truth"
+    measured.mkdir()
+    for name in ship.TRUTH:
+        (measured / name).write_text("### Read off pictures" if name.endswith(".md") else "{}")
+    ships(monkeypatch, "mini", "--runs", runs)
+    assert "### Read off pictures" in (ship.MINI / "README.md").read_text()
+
+
+def test_a_judge_without_what_a_run_leaves(runs, monkeypatch):
+    AttributeClassifier({"hair": ["red", "black"]}, 32, [8, 16]).half().save_pretrained(runs / "mini-attributes")
+    (runs / "mini-attributes" / "checkpoint-5").mkdir()
+    (runs / "mini-attributes" / "metrics.jsonl").write_text("{}")
+    ships(monkeypatch, "attributes", "--runs", runs)
+    folder = ship.MINI.with_name("mini-attributes")
+    assert {path.name for path in folder.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
+
+
+def test_a_failure_leaves_what_was_there(runs, monkeypatch):
+    ships(monkeypatch, "mini", "--runs", runs)
+    before = (ship.MINI / "README.md").read_bytes()
+    (runs / "mini-vae" / "loss.png").unlink()
+    with pytest.raises(FileNotFoundError, match="loss.png"):
+        ships(monkeypatch, "mini", "--runs", runs)
+    assert (ship.MINI / "README.md").read_bytes() == before and (ship.MINI / "model_index.json").is_file()
