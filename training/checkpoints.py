@@ -28,7 +28,7 @@ SUMS, EMA = "sums.json", "ema.safetensors"
 # Settings that may be folders.
 FOLDERS = (
     *("data_dir", "images", "latent_cache", "pretrained_model_name_or_path", "validation_clip"),
-    *("checkpoint", "classifier", "base"),
+    *("checkpoint", "classifier", "base", "image_encoder"),
 )
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
