@@ -15,11 +15,10 @@ from retribooru.pipeline.retrieval_unet import REFERENCE_TIMESTEPS, RETRIEVAL_QU
 PRESETS = Path(__file__).parent / "presets"
 
 
-@dataclass
-class OptimizationArguments:
-    """What every training here has."""
+@dataclass(kw_only=True)
+class DataArguments:
+    """Which figures."""
 
-    output_dir: str = field(metadata={"help": "Where checkpoints, curves and the result are written."})
     data_dir: str | None = field(
         default=None, metadata={"help": "A folder that `retribooru build` wrote; without, the mini edition."}
     )
@@ -29,6 +28,17 @@ class OptimizationArguments:
     characters: int | None = field(
         default=None, metadata={"help": "Of the mini edition, where no data_dir is given; 300 without."}
     )
+
+    def __post_init__(self):
+        given = self.characters is not None and self.data_dir is not None
+        check_argument("characters", not given, self.characters, "none with data_dir")
+
+
+@dataclass
+class OptimizationArguments(DataArguments):
+    """What every training here has."""
+
+    output_dir: str = field(metadata={"help": "Where checkpoints, curves and the result are written."})
     resolution: int = field(default=512, metadata={"help": "Side of targets and references in pixels."})
     seed: int = field(default=0, metadata={"help": "Of everything drawn."})
     train_batch_size: int = field(default=4, metadata={"help": "Targets per process and backward pass."})
@@ -60,13 +70,12 @@ class OptimizationArguments:
     jitter: float = field(default=0.05, metadata={"help": "Range of the colour jitter."})
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("resolution", "train_batch_size", "max_train_steps", "logging_steps", "checkpointing_steps",
                      "gradient_accumulation_steps", "checkpoints_total_limit"):  # fmt: skip
             check_argument(
                 name, getattr(self, name) is None or getattr(self, name) >= 1, getattr(self, name), "at least 1"
             )
-        given = self.characters is not None and self.data_dir is not None
-        check_argument("characters", not given, self.characters, "none with data_dir")
         check_argument("learning_rate", self.learning_rate > 0, self.learning_rate, "more than 0")
         schedules = [schedule.value for schedule in SchedulerType]
         check_argument(

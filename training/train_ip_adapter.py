@@ -7,6 +7,7 @@ accelerate launch -m retribooru.training.train_ip_adapter --preset mini-ip-adapt
 import json
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -96,14 +97,7 @@ def new_adapter(unet: UNet2DConditionModel, width: int) -> dict[str, torch.Tenso
     """
     dim = unet.config.cross_attention_dim
     projection, norm = nn.Linear(width, TOKENS * dim), nn.LayerNorm(dim)
-    layers = {"proj": projection, "norm": norm}
-    state = {f"image_proj.{name}.{key}": value for name, layer in layers.items()
-             for key, value in layer.state_dict().items()}  # fmt: skip
-    for number, name in _cross_attentions(unet):
-        layer = unet.get_submodule(name)
-        for key in ("k", "v"):
-            state[f"ip_adapter.{number}.to_{key}_ip.weight"] = getattr(layer, f"to_{key}").weight.detach().clone()
-    return state
+    return _state(unet, projection, norm, lambda layer, key: getattr(layer, f"to_{key}"))
 
 
 def adapter_modules(unet: UNet2DConditionModel) -> list[nn.Module]:
@@ -114,14 +108,21 @@ def adapter_modules(unet: UNet2DConditionModel) -> list[nn.Module]:
 def adapter_state(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
     """The adapter of a U-Net, in the form of `new_adapter`."""
     (projection,) = unet.encoder_hid_proj.image_projection_layers
-    layers = {"proj": projection.image_embeds, "norm": projection.norm}
-    state = {f"image_proj.{name}.{key}": value for name, layer in layers.items()
+    return _state(
+        unet, projection.image_embeds, projection.norm, lambda layer, key: getattr(layer.processor, f"to_{key}_ip")[0]
+    )
+
+
+def _state(
+    unet: UNet2DConditionModel, projection: nn.Linear, norm: nn.LayerNorm, find: Callable[[nn.Module, str], nn.Linear]
+) -> dict[str, torch.Tensor]:
+    """Copies, on the CPU, by diffusers' names; `find` gives a cross-attention's projection to "k" or "v"."""
+    state = {f"image_proj.{name}.{key}": value for name, layer in (("proj", projection), ("norm", norm))
              for key, value in layer.state_dict().items()}  # fmt: skip
     for number, name in _cross_attentions(unet):
-        processor = unet.get_submodule(name).processor
-        state[f"ip_adapter.{number}.to_k_ip.weight"] = processor.to_k_ip[0].weight
-        state[f"ip_adapter.{number}.to_v_ip.weight"] = processor.to_v_ip[0].weight
-    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        for key in ("k", "v"):
+            state[f"ip_adapter.{number}.to_{key}_ip.weight"] = find(unet.get_submodule(name), key).weight
+    return {key: value.detach().cpu().clone() for key, value in state.items()}
 
 
 def _cross_attentions(unet: UNet2DConditionModel) -> list[tuple[int, str]]:

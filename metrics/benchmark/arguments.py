@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from retribooru.dataset_script.references import TRAINABLE
-from retribooru.training.arguments import check_argument
+from retribooru.training.arguments import DataArguments, check_argument
 
 from ..diversity import QUESTION
 from ..modules import CLIP, VQA
@@ -14,20 +14,11 @@ MAX_SEEDS = 10_000
 
 
 @dataclass
-class BenchmarkArguments:
+class BenchmarkArguments(DataArguments):
     """What is drawn, and who judges it. By default the paper's test set (section 5.3): 5,000 pictures of a method."""
 
     methods: str = field(metadata={"help": "A YAML file of the methods, by name."})
     output_dir: str = field(metadata={"help": "Where pictures, scores and tables go. Pictures that are there stay."})
-    data_dir: str | None = field(
-        default=None, metadata={"help": "A folder that `retribooru build` wrote; without, the mini edition."}
-    )
-    images: str | None = field(
-        default=None, metadata={"help": "Folder of the image files, for a data_dir that does not hold them."}
-    )
-    characters: int | None = field(
-        default=None, metadata={"help": "Of the mini edition, where no data_dir is given; 300 without."}
-    )
     task: str = field(default="reconstruct", metadata={"help": f"Draws the references: {', '.join(TRAINABLE)}."})
     in_domain: int = field(default=40, metadata={"help": "Characters that were trained on, with other pictures."})
     out_of_domain: int = field(default=10, metadata={"help": "Characters that were never trained on."})
@@ -63,6 +54,7 @@ class BenchmarkArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         check_argument("task", self.task in TRAINABLE, self.task, f"one of {', '.join(TRAINABLE)}")
         dtypes = ("float32", "float16", "bfloat16")
         check_argument("dtype", self.dtype in dtypes, self.dtype, f"one of {', '.join(dtypes)}")
@@ -78,8 +70,6 @@ class BenchmarkArguments:
         check_argument("in_domain", count >= 2, count, "at least 2 characters with out_of_domain: the measures that "
                        "tell one character from another need another")  # fmt: skip
         check_argument("questions", all(map(str.strip, self.questions)) and self.questions, self.questions, "texts")
-        given = self.characters is not None and self.data_dir is not None
-        check_argument("characters", not given, self.characters, "none with data_dir")
         check_argument("ray_actors", self.ray or self.ray_actors is None, self.ray_actors, "none without ray")
         masks = self.masks == "typical" or ":" in self.masks
         check_argument("masks", masks, self.masks, "typical or module:function")

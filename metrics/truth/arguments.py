@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 
 from retribooru.dataset_script.references import RECIPES
-from retribooru.training.arguments import check_argument
+from retribooru.training.arguments import DataArguments, check_argument
 
 
 @dataclass
-class TruthArguments:
+class TruthArguments(DataArguments):
     """What is drawn, and how."""
 
     checkpoint: str = field(metadata={"help": "A RetriBooruPipeline: a folder or a Hub id."})
@@ -15,12 +15,6 @@ class TruthArguments:
     output_dir: str = field(metadata={"help": "Where pictures and results go. Pictures that are there stay."})
     base: str | None = field(
         default=None, metadata={"help": "A StableDiffusionPipeline that draws the same prompts without references."}
-    )
-    data_dir: str | None = field(
-        default=None, metadata={"help": "A folder with a mini edition; without, the one that is drawn and cached."}
-    )
-    characters: int | None = field(
-        default=None, metadata={"help": "Of the mini edition, where no data_dir is given; 300 without."}
     )
     tasks: list[str] = field(
         default_factory=lambda: ["reconstruct", "compose", "swap"], metadata={"help": "Some of the dataset's tasks."}
@@ -46,6 +40,7 @@ class TruthArguments:
     device: str = field(default="cpu", metadata={"help": "Where the models run."})
 
     def __post_init__(self):
+        super().__post_init__()
         check_argument(
             "tasks", self.tasks and set(self.tasks) <= set(RECIPES), self.tasks, f"some of {', '.join(RECIPES)}"
         )
@@ -57,5 +52,3 @@ class TruthArguments:
         check_argument(
             "references", self.references and min(self.references) >= 1, self.references, "numbers of at least 1"
         )
-        given = self.characters is not None and self.data_dir is not None
-        check_argument("characters", not given, self.characters, "none with data_dir")

@@ -43,7 +43,7 @@ class Figures:
 
     def __init__(self, args: TruthArguments):
         self.args = args
-        self.table = load_figures(args.data_dir, "out_of_domain", None, args.characters)
+        self.table = load_figures(args.data_dir, "out_of_domain", args.images, args.characters)
         check_truth(self.table)
         self.index = IdentityIndex.from_dataset(self.table)
         self.truth = dict(zip(self.index.image_ids, self.table.select_columns(list(TRUTH)).to_list()))
@@ -57,7 +57,7 @@ class Figures:
     def _rows(self, task: str) -> datasets.Dataset:
         """As many rows of a task as there are to be pictures, of as many characters and outfits as there are."""
         count = self.args.pictures
-        rows = load_figures(self.args.data_dir, "out_of_domain", None, self.args.characters, task)
+        rows = load_figures(self.args.data_dir, "out_of_domain", self.args.images, self.args.characters, task)
         limit = f"at most {len(rows)}, the rows of {task} of held-out characters; more characters have more"
         check_argument("pictures", count <= len(rows), count, limit)
         return rows.select(spread(list(zip(rows["character"], rows["artist"], rows["outfit"])))[:count])

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from retribooru.training.arguments import parse
+from retribooru.training.arguments import TrainArguments, parse
 from retribooru.training.train_ip_adapter import (
     TOKENS,
     WEIGHTS,
@@ -140,4 +140,5 @@ def test_wrong_settings(run, tmp_path, options, message):
 
 def test_the_preset_is_as_long_as_the_retrieval():
     args = parse(IpAdapterArguments, ["--preset", "mini-ip-adapter", "--output_dir", "out"])
-    assert args.max_train_steps == 6000 and args.tasks == ["reconstruct"] and args.image_validation_steps is None
+    retrieval = parse(TrainArguments, ["--preset", "mini-retrieval", "--output_dir", "out"])
+    assert args.max_train_steps == retrieval.max_train_steps and args.tasks == ["reconstruct"] and args.image_validation_steps is None
