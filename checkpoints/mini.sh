@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes checkpoints/mini and checkpoints/mini-attributes: the very commands, one after the other. Each may be killed and
+# Makes checkpoints/mini, mini-base and mini-attributes: the very commands, one after the other. Each may be killed and
 # this script called again: it goes on where it stopped. Models this small are fastest with a thread per process, and two
 # processes that share a batch.
 set -euo pipefail
@@ -24,4 +24,4 @@ train 2 train mini-retrieval model_index.json --train_batch_size 4 \
 train 2 train_attributes mini-attributes config.json --train_batch_size 16
 "$python" -m retribooru.metrics.truth --checkpoint "$runs/mini-retrieval" --base "$runs/mini-base" \
   --classifier "$runs/mini-attributes" --characters 1500 --output_dir "$runs/mini-truth"
-"$python" -m retribooru.checkpoints.ship mini attributes --runs "$runs"
+"$python" -m retribooru.checkpoints.ship base mini attributes --runs "$runs"

@@ -1,12 +1,13 @@
 """Puts what was trained where it comes along with the package: in half precision, with its curves and its results.
 
-python -m retribooru.checkpoints.ship mini attributes --runs runs
+python -m retribooru.checkpoints.ship base mini attributes --runs runs
 """
 
 import argparse
 import shutil
 from pathlib import Path
 
+from diffusers import StableDiffusionPipeline
 from retribooru import RetriBooruPipeline
 from retribooru.checkpoints import MINI
 from retribooru.dataset_script.files import replacing_folder
@@ -37,6 +38,16 @@ def ship_mini(runs: Path) -> None:
         write_model_card(folder, license="apache-2.0")
 
 
+def ship_base(runs: Path) -> None:
+    """The Stable Diffusion that the mini checkpoint was made from: what comparisons without references draw with."""
+    pipeline = StableDiffusionPipeline.from_pretrained(runs / "mini-base")
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.half()
+    with replacing_folder(MINI.with_name("mini-base")) as folder:
+        pipeline.save_pretrained(folder)
+        shutil.copy(runs / "mini-base" / "training.json", folder)
+
+
 def ship_judge(name: str, runs: Path) -> None:
     with replacing_folder(MINI.with_name(f"mini-{name}")) as folder:
         shutil.copytree(runs / f"mini-{name}", folder, ignore=shutil.ignore_patterns(*OF_A_RUN), dirs_exist_ok=True)
@@ -44,12 +55,13 @@ def ship_judge(name: str, runs: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("names", nargs="+", choices=["mini", *JUDGES])
+    parser.add_argument("names", nargs="+", choices=["base", "mini", *JUDGES])
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where mini.sh trained")
     args = parser.parse_args()
+    whole = {"base": ship_base, "mini": ship_mini}
     for name in args.names:
-        if name == "mini":
-            ship_mini(args.runs)
+        if name in whole:
+            whole[name](args.runs)
         else:
             ship_judge(name, args.runs)
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from retribooru import RetriBooruPipeline
@@ -41,6 +42,15 @@ def test_a_pipeline_in_half_precision_with_its_card(runs, monkeypatch):
     assert "7 steps" in card and "### The commands" in card and "--preset" in card
     assert "evaluation/training-retrieval.png" in card
     assert [path.name for path in ship.MINI.parent.iterdir()] == ["mini"]
+
+
+def test_the_base_in_half_precision(runs, stable_diffusion, monkeypatch):
+    stable_diffusion.save_pretrained(runs / "mini-base")
+    (runs / "mini-base" / "training.json").write_text("{}")
+    ships(monkeypatch, "base", "--runs", runs)
+    folder = ship.MINI.with_name("mini-base")
+    assert StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16).unet.dtype == torch.float16
+    assert (folder / "training.json").is_file()
 
 
 def test_what_was_measured_comes_along(runs, monkeypatch):
