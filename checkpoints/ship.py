@@ -7,7 +7,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from diffusers import StableDiffusionPipeline
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from retribooru import RetriBooruPipeline
 from retribooru.checkpoints import MINI
 from retribooru.dataset_script.files import replacing_folder
@@ -18,14 +19,16 @@ TRUTH = ("truth.md", "truth.json", "scale.png", "references.png")
 OF_A_RUN = ("checkpoint-*", "*.partial", "metrics.jsonl", "tokenizer")  # what others have no use for
 
 
+def save_half(kind: type[DiffusionPipeline], run: Path, folder: Path) -> None:
+    """What a run trained, in half precision, with its settings."""
+    kind.from_pretrained(run, torch_dtype=torch.float16).save_pretrained(folder)
+    shutil.copy(run / "training.json", folder)
+
+
 def ship_mini(runs: Path) -> None:
     """The pipeline, its training's curves and, where `retribooru.metrics.truth` measured it, what it found."""
-    pipeline = RetriBooruPipeline.from_pretrained(runs / "mini-retrieval")
-    for part in (pipeline.unet, pipeline.retrieval_encoder, pipeline.vae, pipeline.text_encoder):
-        part.half()
     with replacing_folder(MINI) as folder:
-        pipeline.save_pretrained(folder)
-        shutil.copy(runs / "mini-retrieval" / "training.json", folder)
+        save_half(RetriBooruPipeline, runs / "mini-retrieval", folder)
         evaluation = folder / "evaluation"
         evaluation.mkdir()
         for name in ("vae", "base", "retrieval"):
@@ -40,12 +43,8 @@ def ship_mini(runs: Path) -> None:
 
 def ship_base(runs: Path) -> None:
     """The Stable Diffusion that the mini checkpoint was made from: what comparisons without references draw with."""
-    pipeline = StableDiffusionPipeline.from_pretrained(runs / "mini-base")
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.half()
     with replacing_folder(MINI.with_name("mini-base")) as folder:
-        pipeline.save_pretrained(folder)
-        shutil.copy(runs / "mini-base" / "training.json", folder)
+        save_half(StableDiffusionPipeline, runs / "mini-base", folder)
 
 
 def ship_judge(name: str, runs: Path) -> None:
