@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import datasets
@@ -24,7 +25,8 @@ def launch(command, folder: Path | None = None, timeout: float = 300, **environm
     except subprocess.TimeoutExpired:
         first = psutil.Process(process.pid)
         for one in [*first.children(recursive=True), first]:
-            one.send_signal(signal.SIGABRT)
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                one.send_signal(signal.SIGABRT)
         output, _ = process.communicate()
         raise TimeoutError(f"not done in {timeout} seconds:\n{output}") from None
     return process.returncode, output

@@ -71,11 +71,16 @@ class OptimizationArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("resolution", "train_batch_size", "max_train_steps", "logging_steps", "checkpointing_steps",
-                     "gradient_accumulation_steps", "checkpoints_total_limit"):  # fmt: skip
-            check_argument(
-                name, getattr(self, name) is None or getattr(self, name) >= 1, getattr(self, name), "at least 1"
-            )
+        check_counts(
+            self,
+            "resolution",
+            "train_batch_size",
+            "max_train_steps",
+            "logging_steps",
+            "checkpointing_steps",
+            "gradient_accumulation_steps",
+            "checkpoints_total_limit",
+        )
         check_argument("learning_rate", self.learning_rate > 0, self.learning_rate, "more than 0")
         schedules = [schedule.value for schedule in SchedulerType]
         check_argument(
@@ -121,8 +126,7 @@ class VaeArguments(OptimizationArguments):
         fine = 0 < self.window <= self.resolution and self.window % factor == 0
         check_argument("window", fine, self.window, f"a multiple of {factor} up to the resolution, {self.resolution}")
         check_argument("resolution", self.resolution % factor == 0, self.resolution, f"a multiple of {factor}")
-        for name in ("windows", "validation_steps", "validation_pictures"):
-            check_argument(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        check_counts(self, "windows", "validation_steps", "validation_pictures")
 
 
 @dataclass
@@ -149,7 +153,7 @@ class AttributeArguments(OptimizationArguments):
         factor = 2 ** (len(self.block_out_channels) + 1)
         check_argument("resolution", self.resolution % factor == 0, self.resolution, f"a multiple of {factor}")
         check_argument("degradation", 0 <= self.degradation <= 1, self.degradation, "a share between 0 and 1")
-        check_argument("validation_steps", self.validation_steps >= 1, self.validation_steps, "at least 1")
+        check_counts(self, "validation_steps")
 
 
 @dataclass
@@ -166,8 +170,7 @@ class JudgeArguments(OptimizationArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("patch_size", "vision_layers", "text_layers", "validation_steps", "validation_pictures"):
-            check_argument(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        check_counts(self, "patch_size", "vision_layers", "text_layers", "validation_steps", "validation_pictures")
         for name in ("vision_width", "text_width"):
             width = getattr(self, name)
             check_argument(name, width >= 32 and width % 32 == 0, width, "a multiple of 32, the width of a head")
@@ -184,7 +187,7 @@ class ClipArguments(JudgeArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_argument("projection_dim", self.projection_dim >= 1, self.projection_dim, "at least 1")
+        check_counts(self, "projection_dim")
         check_argument("tag_loss_weight", self.tag_loss_weight >= 0, self.tag_loss_weight, "at least 0")
         check_argument("train_batch_size", self.train_batch_size >= 2, self.train_batch_size, "at least 2, to contrast")
 
@@ -199,8 +202,7 @@ class VqaArguments(JudgeArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        asked = self.questions_per_picture
-        check_argument("questions_per_picture", asked >= 1, asked, "at least 1")
+        check_counts(self, "questions_per_picture")
         # BLIP's answers look at the question, and the question at the picture, through layers of one shape.
         same = self.text_width == self.vision_width
         check_argument("text_width", same, self.text_width, f"vision_width, {self.vision_width}")
@@ -289,11 +291,17 @@ class TrainArguments(OptimizationArguments):
         check_argument(
             "snr_gamma", gamma is None or not self.inverse_snr_weighting, gamma, "none with inverse_snr_weighting"
         )
-        for name in ("noise_draws", "validation_steps", "validation_targets", "image_validation_steps",
-                     "num_validation_images", "latent_cache_variants", "lora_rank", "lora_alpha"):  # fmt: skip
-            check_argument(
-                name, getattr(self, name) is None or getattr(self, name) >= 1, getattr(self, name), "at least 1"
-            )
+        check_counts(
+            self,
+            "noise_draws",
+            "validation_steps",
+            "validation_targets",
+            "image_validation_steps",
+            "num_validation_images",
+            "latent_cache_variants",
+            "lora_rank",
+            "lora_alpha",
+        )
         grids = self.image_validation_steps is not None
         check_argument(
             "image_validation_steps",
@@ -374,3 +382,11 @@ def check_argument(name: str, fine: object, got: object, wanted: str) -> None:
     """Raises ValueError, naming the argument, what came and what was wanted, unless it is fine."""
     if not fine:
         raise ValueError(f"{name}: got {got}, wanted {wanted}")
+
+
+def check_counts(args: DataArguments, *names: str) -> None:
+    """Raises ValueError for an argument below 1. None is fine where it is the default."""
+    optional = {one.name for one in fields(args) if one.default is None}
+    for name in names:
+        got = getattr(args, name)
+        check_argument(name, name in optional if got is None else got >= 1, got, "at least 1")

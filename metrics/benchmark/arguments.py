@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from retribooru.dataset_script.references import TRAINABLE
-from retribooru.training.arguments import DataArguments, check_argument
+from retribooru.training.arguments import DataArguments, check_argument, check_counts
 
 from ..diversity import QUESTION
 from ..modules import CLIP, VQA
@@ -58,10 +58,8 @@ class BenchmarkArguments(DataArguments):
         check_argument("task", self.task in TRAINABLE, self.task, f"one of {', '.join(TRAINABLE)}")
         dtypes = ("float32", "float16", "bfloat16")
         check_argument("dtype", self.dtype in dtypes, self.dtype, f"one of {', '.join(dtypes)}")
-        for name in ("seeds", "images_per_prompt", "num_inference_steps", "batch_size", "vqa_batch_size",
-                     "max_new_tokens", "resamples", "ray_actors"):  # fmt: skip
-            got = getattr(self, name)
-            check_argument(name, got is None or got >= 1, got, "at least 1")
+        check_counts(self, "seeds", "images_per_prompt", "num_inference_steps", "batch_size", "vqa_batch_size",
+                     "max_new_tokens", "resamples", "ray_actors")  # fmt: skip
         check_argument("seeds", self.seeds <= MAX_SEEDS, self.seeds, f"at most {MAX_SEEDS}")
         check_argument("level", 0 < self.level < 1, self.level, "a number between 0 and 1")
         for name in ("in_domain", "out_of_domain"):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from retribooru.dataset_script.references import RECIPES
-from retribooru.training.arguments import DataArguments, check_argument
+from retribooru.training.arguments import DataArguments, check_argument, check_counts
 
 
 @dataclass
@@ -44,8 +44,7 @@ class TruthArguments(DataArguments):
         check_argument(
             "tasks", self.tasks and set(self.tasks) <= set(RECIPES), self.tasks, f"some of {', '.join(RECIPES)}"
         )
-        for name in ("pictures", "seeds", "num_inference_steps", "batch_size"):
-            check_argument(name, getattr(self, name) >= 1, getattr(self, name), "at least 1")
+        check_counts(self, "pictures", "seeds", "num_inference_steps", "batch_size")
         fine = 0 <= self.curve_pictures <= self.pictures
         check_argument("curve_pictures", fine, self.curve_pictures, f"a number from 0 to pictures, {self.pictures}")
         check_argument("scales", self.scales and min(self.scales) >= 0, self.scales, "numbers of at least 0")

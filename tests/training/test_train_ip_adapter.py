@@ -141,4 +141,8 @@ def test_wrong_settings(run, tmp_path, options, message):
 def test_the_preset_is_as_long_as_the_retrieval():
     args = parse(IpAdapterArguments, ["--preset", "mini-ip-adapter", "--output_dir", "out"])
     retrieval = parse(TrainArguments, ["--preset", "mini-retrieval", "--output_dir", "out"])
-    assert args.max_train_steps == retrieval.max_train_steps and args.tasks == ["reconstruct"] and args.image_validation_steps is None
+    assert (
+        args.max_train_steps == retrieval.max_train_steps
+        and args.tasks == ["reconstruct"]
+        and args.image_validation_steps is None
+    )
