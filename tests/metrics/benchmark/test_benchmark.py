@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate import PartialState
 from PIL import Image
 from transformers import CLIPModel
 
@@ -322,6 +323,7 @@ def test_by_command(settings, functions, tmp_path, capsys):
 
 
 def test_processes_that_accelerate_does_not_join_are_refused(arguments, functions, tmp_path, monkeypatch):
+    PartialState(cpu=True)  # of this process alone
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="WORLD_SIZE: got 2 processes, of which accelerate joins 1"):
         benchmark(arguments(tmp_path, {"mine": {"function": f"{functions}:draw"}}))
