@@ -30,8 +30,16 @@ class BenchmarkArguments(DataArguments):
     num_inference_steps: int = field(default=20, metadata={"help": "Of every method that has no number of its own."})
     guidance_scale: float = field(default=9.0, metadata={"help": "Of every method that has none of its own."})
     dtype: str = field(default="float32", metadata={"help": "Of the drawing models: float32, float16 or bfloat16."})
-    clip: str = field(default=CLIP, metadata={"help": "The CLIP that judges: a Hub id or a folder."})
-    vqa: str = field(default=VQA, metadata={"help": "The InstructBLIP or BLIP that answers: a Hub id or a folder."})
+    clip: str | None = field(
+        default=None,
+        metadata={"help": f"The CLIP that judges: a Hub id or a folder. Without: {CLIP}; of the checkpoint that comes "
+                          "along the small one that does, too."},
+    )  # fmt: skip
+    vqa: str | None = field(
+        default=None,
+        metadata={"help": f"The InstructBLIP or BLIP that answers: a Hub id or a folder. Without: {VQA}, or the small "
+                          "one."},
+    )  # fmt: skip
     questions: list[str] = field(
         default_factory=lambda: [QUESTION], metadata={"help": "What it is asked about every picture."}
     )

@@ -31,7 +31,7 @@ from retribooru.training.arguments import check_argument
 from .arguments import BenchmarkArguments, shown
 
 STABLE_DIFFUSION = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-PLAIN, FUNCTION = "stable-diffusion", "function"
+PLAIN, RETRIBOORU, FUNCTION = "stable-diffusion", "retribooru", "function"
 OF_CALL = ("num_inference_steps", "guidance_scale", "negative_prompt")  # of every kind
 
 
@@ -54,7 +54,7 @@ class Kind:
 
 KINDS = {
     PLAIN: Kind(STABLE_DIFFUSION),
-    "retribooru": Kind(
+    RETRIBOORU: Kind(
         PIPELINES,
         optional={"retrieval_scale": 1.0, "reference_guidance_scale": None, "remove_background": True},
         scale="retrieval_scale",

@@ -19,7 +19,7 @@ from retribooru.pipeline.reference_processor import pad_to_square, remove_backgr
 from ..attributes import square
 from ..truth.pictures import weights_digest
 from .characters import Character
-from .families import FUNCTION, Family, resolve
+from .families import FUNCTION, RETRIBOORU, Family, resolve
 
 WHITE = (255, 255, 255)
 
@@ -163,7 +163,7 @@ class Function:
 
 CLASSES = {
     "stable-diffusion": StableDiffusion,
-    "retribooru": RetriBooru,
+    RETRIBOORU: RetriBooru,
     "ip-adapter": IPAdapter,
     "controlnet": ControlNet,
     FUNCTION: Function,

@@ -13,6 +13,7 @@ from retribooru.dataset_script.mini import CHARACTERS
 from .arguments import BenchmarkArguments, read_prompts, shown
 from .characters import Character, choose_characters, described
 from .families import PLAIN, Family, Method, read_families, slug
+from .judges import judge_settings, with_judges
 
 SETTINGS = "settings.json"
 
@@ -43,6 +44,11 @@ class Plan:
         """Stable Diffusion without references, where it is among the methods."""
         return next((family.methods[0] for family in self.families if family.kind == PLAIN), None)
 
+    @cached_property
+    def judges(self) -> dict:
+        """What scores depend on, beside the pictures they are of."""
+        return {**judge_settings(self.args), "plain": self.plain and self.plain.name}
+
     @property
     def out(self) -> Path:
         return Path(self.args.output_dir)
@@ -70,7 +76,8 @@ class Plan:
 
 def make_plan(args: BenchmarkArguments) -> Plan:
     """Raises ValueError for what cannot be drawn, before anything is."""
-    return Plan(args, read_families(args), read_prompts(args.prompts), choose_characters(args))
+    families = read_families(args)
+    return Plan(with_judges(args, families), families, read_prompts(args.prompts), choose_characters(args))
 
 
 def begin(plan: Plan) -> None:

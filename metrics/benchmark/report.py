@@ -9,8 +9,8 @@ import pyarrow as pa
 from ..intervals import bootstrap_interval
 from .arguments import shown
 from .characters import DOMAINS
+from .judges import are_small
 from .plan import Plan
-from .scores import judge_settings
 
 ALL = "all"
 OF_PICTURES = {"CLIP-I": "clip_i", "CLIP-T": "clip_t"}
@@ -27,8 +27,8 @@ def summarize(plan: Plan, scores: pa.Table, groups: pa.Table) -> dict:
     """What results.json holds.
 
     Returns:
-        settings: what was drawn; judges: by whom it was judged, and `floor`: the mean CLIP-I of references of different
-        characters, SWD's floor; cut: see `cut`; notes: what one must know to read the tables; methods: {name: what it
+        settings: what was drawn; judges: by whom it was judged, whether by the mini edition's small judges (`small`),
+        and `floor`: the mean CLIP-I of references of different characters, SWD's floor; cut: see `cut`; notes: what one must know to read the tables; methods: {name: what it
         is}; tables: {all, in_domain or out_of_domain: {method: {column: estimate}}}, see `estimate`.
     """
     scores, groups = scores.to_pylist(), groups.to_pylist()
@@ -39,7 +39,7 @@ def summarize(plan: Plan, scores: pa.Table, groups: pa.Table) -> dict:
              "data": shown(args.data_dir) if args.data_dir else "mini edition"}  # fmt: skip
     return {
         "settings": {**drawn, **{domain: getattr(args, domain) for domain in DOMAINS}},
-        "judges": {**judge_settings(plan), "floor": groups[0]["floor"]},
+        "judges": {**plan.judges, "floor": groups[0]["floor"], "small": are_small(args)},
         "cut": cut(scores, groups),
         "notes": notes(plan, scores, groups),
         "methods": {method.name: asdict(method) for method in plan.methods},

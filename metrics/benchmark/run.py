@@ -14,13 +14,9 @@ from datetime import timedelta
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig, HfArgumentParser
+from transformers import HfArgumentParser
 
-from retribooru.training.arguments import check_argument
-
-from ..modules import REVISIONS, VQA_CLASSES
 from .arguments import BenchmarkArguments
-from .families import resolve
 from .pictures import draw_pictures
 from .plan import Plan, begin, make_plan
 from .plots import plot_frontier, plot_prompts, save_grids
@@ -43,7 +39,6 @@ def benchmark(args: BenchmarkArguments) -> dict | None:
             settings; says which.
         RuntimeError: there are several processes, but they have not found each other.
     """
-    check_judges(args)
     state = PartialState(cpu=args.device == "cpu", timeout=LONGEST_WAIT)
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if launched != state.num_processes:
@@ -78,19 +73,6 @@ def report(plan: Plan) -> dict:
     plot_prompts(result, plan.out / "prompts.png")
     save_grids(plan)
     return result
-
-
-def check_judges(args: BenchmarkArguments) -> None:
-    """Raises ValueError where there is no CLIP or no VQA model: known before anything is drawn."""
-    for argument, name, classes in (("clip", args.clip, ("CLIPModel",)), ("vqa", args.vqa, VQA_CLASSES)):
-        wanted = f"a {' or '.join(classes)}: a Hub id or a folder"
-        try:
-            found = AutoConfig.from_pretrained(name, revision=REVISIONS.get(name, "main")).architectures or ["no class"]
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{argument}: got {name}, wanted {wanted} ({error})") from error
-        check_argument(argument, found[0] in classes, f"{name}, a {found[0]}", wanted)
-    if args.masks != "typical":
-        resolve("masks", args.masks)
 
 
 class RayWorker:

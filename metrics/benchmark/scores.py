@@ -4,11 +4,9 @@ A part is a method's pictures of one character: scores/METHOD/CHARACTER.groups.p
 second it is done. All pictures of a method, a character and a prompt are one group (paper, section 5.5).
 """
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
@@ -23,9 +21,8 @@ from retribooru.dataset_script.files import replacing
 
 from ..diversity import swd_from_embeddings, vqa_diversity_from_embeddings
 from ..embeddings import image_embeddings, text_embeddings, truncated_texts
-from ..modules import REVISIONS, load_judges
+from ..modules import load_judges
 from ..similarity import clip_i_from_embeddings, clip_t_from_embeddings
-from .arguments import shown
 from .families import Method
 from .leakage import Leakage
 from .pictures import read_picture
@@ -65,7 +62,7 @@ GROUPS = pa.schema(
 
 def score_pictures(plan: Plan, numbers: Iterable[int], device: torch.device) -> None:
     """Scores the pictures of the characters of these numbers, those of them that are not scored yet by these judges."""
-    settings = judge_settings(plan)
+    settings = plan.judges
     parts = [(number, method) for number in numbers for method in plan.methods]
     todo = [part for part in parts if not _is_done(_part(plan, *part), settings)]
     if not todo:
@@ -90,30 +87,6 @@ def gather(plan: Plan) -> tuple[pa.Table, pa.Table]:
         with replacing(plan.out / f"{name}.parquet") as partial:
             pq.write_table(table, partial)
     return scores, groups
-
-
-def judge_settings(plan: Plan) -> dict:
-    """What the scores depend on, beside the pictures."""
-    args = plan.args
-    return {
-        "clip": shown(args.clip), "clip_weights": weights_of(args.clip), "vqa": shown(args.vqa),
-        "vqa_weights": weights_of(args.vqa), "questions": args.questions, "max_new_tokens": args.max_new_tokens,
-        "masks": args.masks, "plain": plan.plain and plan.plain.name,
-    }  # fmt: skip
-
-
-@lru_cache(maxsize=4)
-def weights_of(name: str) -> str:
-    """What tells a judge's weights from others of its name: of a Hub id its revision, of a folder a digest."""
-    files = sorted(Path(name).glob("*.safetensors"))
-    if not files:
-        return REVISIONS.get(name, "main")
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest()[:8]
 
 
 def unrelated_similarity(references: Sequence[Tensor]) -> float:

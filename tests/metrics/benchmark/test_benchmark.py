@@ -15,11 +15,12 @@ from transformers import CLIPModel
 
 from retribooru import RetriBooruPipeline
 from retribooru.metrics.benchmark.families import PLAIN
+from retribooru.metrics.benchmark.judges import weights_of
 from retribooru.metrics.benchmark.leakage import typical_figure, typical_mask
 from retribooru.metrics.benchmark.pictures import read_picture
 from retribooru.metrics.benchmark.plan import make_plan
 from retribooru.metrics.benchmark.run import benchmark, main
-from retribooru.metrics.benchmark.scores import GROUPS, SCORES, unrelated_similarity, weights_of
+from retribooru.metrics.benchmark.scores import GROUPS, SCORES, unrelated_similarity
 from retribooru.metrics.functional import (
     bootstrap_interval,
     clip_i,

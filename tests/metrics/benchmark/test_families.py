@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import shutil
 import sys
 
 import pytest
@@ -9,11 +10,13 @@ import pytest
 from retribooru.dataset_script.mini_face import EXPRESSIONS
 from retribooru.dataset_script.mini_figure import POSES
 from retribooru.dataset_script.mini_scenery import BACKGROUNDS
+from retribooru.metrics.benchmark import judges
 from retribooru.metrics.benchmark.arguments import read_prompts
 from retribooru.metrics.benchmark.characters import choose_characters
 from retribooru.metrics.benchmark.families import read_families, slug
+from retribooru.metrics.benchmark.judges import are_small, with_judges
 from retribooru.metrics.benchmark.plan import make_plan
-from retribooru.metrics.benchmark.run import check_judges
+from retribooru.metrics.modules import CLIP, VQA
 
 
 def test_a_list_of_scales_makes_a_family(arguments, tmp_path):
@@ -146,15 +149,51 @@ WRONG = {
 def test_wrong_arguments(arguments, described, tmp_path, wrong, message):
     with pytest.raises(ValueError, match=message):
         args = arguments(tmp_path, {"a": described["Stable Diffusion"]}, **wrong)
-        check_judges(args)
         make_plan(args)
 
 
 def test_judges_of_another_kind(arguments, tmp_path, clip_folder, blip_folder):
     with pytest.raises(ValueError, match="clip: got .*, a BlipForQuestionAnswering, wanted a CLIPModel"):
-        check_judges(arguments(tmp_path, clip=str(blip_folder)))
+        make_plan(arguments(tmp_path, clip=str(blip_folder)))
     with pytest.raises(ValueError, match="vqa: got .*, a CLIPModel, wanted a InstructBlip"):
-        check_judges(arguments(tmp_path, vqa=str(clip_folder)))
+        make_plan(arguments(tmp_path, vqa=str(clip_folder)))
+
+
+@pytest.fixture
+def shipped(monkeypatch, retribooru_dir, clip_folder, blip_folder, tmp_path):
+    """A checkpoint and judges where those that come along would lie."""
+    folders = {"mini": retribooru_dir, "mini-clip": clip_folder, "mini-vqa": blip_folder}
+    for name, folder in folders.items():
+        shutil.copytree(folder, tmp_path / "shipped" / name)
+    monkeypatch.setattr(judges, "MINI", tmp_path / "shipped" / "mini")
+    monkeypatch.setattr(judges, "SMALL", {name: tmp_path / "shipped" / f"mini-{name}" for name in ("clip", "vqa")})
+    return tmp_path / "shipped"
+
+
+def test_small_judges_are_the_default_for_the_checkpoint_that_comes_along(arguments, described, shipped):
+    mini = {"kind": "retribooru", "checkpoint": str(shipped / "mini")}
+    args = arguments(shipped / "out", {"a": mini, "b": described["Stable Diffusion"]}, clip=None, vqa=None)
+    chosen = with_judges(args, read_families(args))
+    assert (chosen.clip, chosen.vqa) == (str(shipped / "mini-clip"), str(shipped / "mini-vqa"))
+    assert are_small(chosen) and args.clip is None
+
+
+@pytest.mark.parametrize("methods", [["Stable Diffusion"], ["RetriBooru"], ["mini", "RetriBooru"]])
+def test_large_judges_are_the_default_for_all_else(arguments, described, shipped, methods, monkeypatch):
+    found = []
+    monkeypatch.setattr(judges.AutoConfig, "from_pretrained", lambda name, **more: found.append(name) or Found(name))
+    mini = {"kind": "retribooru", "checkpoint": str(shipped / "mini")}
+    args = arguments(
+        shipped / "out", {name: {**described, "mini": mini}[name] for name in methods}, clip=None, vqa=None
+    )
+    assert not are_small(with_judges(args, read_families(args))) and found == [CLIP, VQA]
+
+
+class Found:
+    """The configuration of a model of the Hub."""
+
+    def __init__(self, name):
+        self.architectures = ["CLIPModel" if name == CLIP else "InstructBlipForConditionalGeneration"]
 
 
 def test_prompts(tmp_path):

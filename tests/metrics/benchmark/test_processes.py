@@ -6,14 +6,12 @@ Runs that are killed are forked from a server that has imported everything, so t
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 from random import Random
 
-import datasets
 import pytest
 from typer.testing import CliRunner
 

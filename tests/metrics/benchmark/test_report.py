@@ -28,12 +28,19 @@ def result():
             "task": "compose", "prompts": ["1girl, long_hair", "{50%} & #1"], "seeds": 2, "images_per_prompt": 4,
             "level": 0.9, "in_domain": 3, "out_of_domain": 1,
         },
-        "judges": {"clip": "mini-clip", "clip_weights": "1234567890", "vqa": "mini_vqa",
+        "judges": {"clip": "mini-clip", "clip_weights": "1234567890", "vqa": "mini_vqa", "small": False,
                    "vqa_weights": "main", "questions": ["Who & what?"], "floor": 0.5},
         "notes": ["100 % of it is noise_"],
         "methods": {name: {"family": family, "scale": scale} for name, (family, scale) in METHODS.items()},
         "tables": {domain: {name: dict(row) for name in METHODS} for domain in ("all", "in_domain", "out_of_domain")},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_every_table_says_whether_its_judges_are_small(result, small):
+    result["judges"]["small"] = small
+    for text in (markdown(result), latex(result)):
+        assert ("no other numbers compare" in text) == small
 
 
 def test_estimates():
@@ -98,10 +105,10 @@ def test_latex_escapes():
 
 def test_csv_has_a_line_for_each_number(result):
     lines = long_form(result).splitlines()
-    assert lines[0] == "domain,method,family,scale,column,mean,low,high,count,undefined"
+    assert lines[0] == "domain,method,family,scale,column,mean,low,high,count,undefined,clip,vqa"
     assert len(lines) == 1 + 3 * 2 * 7
     assert lines[1].startswith("all,A_1 & 50%,A_1,0.5,CLIP-I,0.1,")
-    assert "out_of_domain,plain,plain,,leakage,,,,0,8" in lines
+    assert "out_of_domain,plain,plain,,leakage,,,,0,8,mini-clip,mini_vqa" in lines
 
 
 def colours(path):
