@@ -84,9 +84,11 @@ def look(variant: str, seed: int, args: argparse.Namespace) -> dict:
     return found
 
 
-def table(results: dict[str, list[dict]]) -> str:
+def table(results: dict[str, list[dict]], args: argparse.Namespace) -> str:
     """A row per variant: the mean over its seeds and, in brackets, the least and the most."""
-    lines = ["| | steps | identity, % | obedience, % | loss, own references | another character's |",
+    lines = [f"Each variant trained from the same base with {args.seeds} seeds, on {args.task}; {args.pictures} "
+             "pictures of characters that were never trained on. Means over seeds and, in brackets, the least and the most.", "",
+             "| | steps | identity, % | obedience, % | loss, own references | another character's |",
              "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
     first = results["default"][0]
     for name, key in (
@@ -155,8 +157,8 @@ def main() -> None:
     plot(results, args.work / "ablations.png")
     if "default" in results:
         with replacing(args.work / "ablations.md") as partial:
-            partial.write_text(table(results), encoding="utf-8")
-        print(table(results))
+            partial.write_text(table(results, args), encoding="utf-8")
+        print(table(results, args))
 
 
 if __name__ == "__main__":

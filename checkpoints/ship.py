@@ -5,6 +5,7 @@ python -m retribooru.checkpoints.ship base mini attributes --runs runs
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,12 @@ from retribooru.dataset_script.files import replacing_folder
 from retribooru.model_card import write_model_card
 
 JUDGES = ("attributes", "clip", "vqa")  # small models that read pictures; saved in half precision by their trainers
-TRUTH = ("truth.md", "truth.json", "scale.png", "references.png")
+# Of the mini checkpoint: {what measured it: (title in the card, its table, its pictures)}.
+MEASURED = {
+    "mini-truth": ("What a classifier reads off pictures", "truth", ("scale", "references")),
+    "mini-benchmark": ("Benchmark", "results", ("frontier", "prompts")),
+    "ablations": ("Ablations, in miniature", "ablations", ("ablations",)),
+}
 OF_A_RUN = ("checkpoint-*", "*.partial", "metrics.jsonl", "tokenizer")  # what others have no use for
 
 
@@ -26,19 +32,33 @@ def save_half(kind: type[DiffusionPipeline], run: Path, folder: Path) -> None:
 
 
 def ship_mini(runs: Path) -> None:
-    """The pipeline, its training's curves and, where `retribooru.metrics.truth` measured it, what it found."""
+    """The pipeline, its training's curves and what was measured of it."""
     with replacing_folder(MINI) as folder:
         save_half(RetriBooruPipeline, runs / "mini-retrieval", folder)
         evaluation = folder / "evaluation"
         evaluation.mkdir()
         for name in ("vae", "base", "retrieval"):
             shutil.copy(runs / f"mini-{name}" / "loss.png", evaluation / f"training-{name}.png")
-        measured = runs / "mini-truth"
-        for name in TRUTH if measured.is_dir() else ():
-            shutil.copy(measured / name, evaluation)
+        sections = [ship_measured(runs / name, evaluation, *what) for name, what in MEASURED.items()]
         commands = Path(__file__).with_name("mini.sh").read_text(encoding="utf-8")
-        (evaluation / "commands.md").write_text(f"### The commands\n\n```bash\n{commands}```\n", encoding="utf-8")
+        sections.append(f"### The commands\n\n```bash\n{commands}```\n")
+        (evaluation / "results.md").write_text("\n".join(filter(None, sections)), encoding="utf-8")
         write_model_card(folder, license="apache-2.0")
+
+
+def ship_measured(measured: Path, evaluation: Path, title: str, table: str, pictures: Sequence[str]) -> str:
+    """The card's section of what one folder holds, whose numbers and pictures come to lie in evaluation/; none of none.
+
+    A title within the table goes a level down.
+    """
+    if not measured.is_dir():
+        return ""
+    shutil.copy(measured / f"{table}.json", evaluation / f"{measured.name}.json")
+    section = f"### {title}\n\n" + (measured / f"{table}.md").read_text(encoding="utf-8").replace("### ", "#### ")
+    for picture in pictures:
+        shutil.copy(measured / f"{picture}.png", evaluation)
+        section += f"\n![{title}: {picture}]({evaluation.name}/{picture}.png)\n"
+    return section
 
 
 def ship_base(runs: Path) -> None:

@@ -32,7 +32,8 @@ def summary(by_seed: Sequence[Mapping[str, float]], ceiling: Mapping[str, float]
 
 
 def table(result: Mapping) -> str:
-    """Methods by attributes in percent, as Markdown; of several seeds the mean and, in brackets, the spread."""
+    """What was drawn, and methods by attributes in percent, as Markdown; the mean of the seeds and, in brackets, their
+    spread."""
     lines = [["", *COLUMNS], ["---", *["---:"] * len(COLUMNS)]]
     for name, title in (("real", "real pictures"), ("vae", "through the VAE (the ceiling)")):
         lines.append([title, *(percent(result[name][column]) for column in COLUMNS)])
@@ -45,7 +46,20 @@ def table(result: Mapping) -> str:
             lines.append([f"{task}: {method}", *(f"{percent(mean[c])} ({percent(spread_[c])})" for c in COLUMNS)])
         share = methods["retribooru"]["share_of_ceiling"]
         lines.append([f"{task}: share of the ceiling", *(percent(share[column]) for column in COLUMNS)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return caption(result["settings"]) + "\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def caption(settings: Mapping) -> str:
+    """How the numbers of the table came about."""
+    guidance = settings["reference_guidance_scale"]
+    return (
+        f"{settings['pictures']} pictures of each task and seed, of characters that were never trained on, by "
+        f"{settings['num_inference_steps']} steps with guidance_scale {settings['guidance_scale']:g}"
+        f"{'' if guidance is None else f', reference_guidance_scale {guidance:g}'} and retrieval_scale "
+        f"{settings['retrieval_scale']:g}. Percent of the pictures of which a classifier reads what is true of the "
+        f"references ({', '.join(OF_REFERENCES)}; their mean is identity) or of the prompt ({', '.join(OF_PROMPT)}; "
+        f"obedience): the mean of {settings['seeds']} seeds and, in brackets, the largest less the smallest."
+    )
 
 
 def percent(share: float | None) -> str:

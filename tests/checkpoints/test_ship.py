@@ -54,12 +54,18 @@ def test_the_base_in_half_precision(runs, stable_diffusion, monkeypatch):
 
 
 def test_what_was_measured_comes_along(runs, monkeypatch):
-    measured = runs / "mini-truth"
-    measured.mkdir()
-    for name in ship.TRUTH:
-        (measured / name).write_text("### Read off pictures" if name.endswith(".md") else "{}")
+    for name, (title, table, pictures) in ship.MEASURED.items():
+        (runs / name).mkdir()
+        (runs / name / f"{table}.md").write_text(f"| {name} |\n\n### below\n")
+        (runs / name / f"{table}.json").write_text("{}")
+        for picture in pictures:
+            Image.new("RGB", (8, 8)).save(runs / name / f"{picture}.png")
     ships(monkeypatch, "mini", "--runs", runs)
-    assert "### Read off pictures" in (ship.MINI / "README.md").read_text()
+    card = (ship.MINI / "README.md").read_text()
+    for name, (title, table, pictures) in ship.MEASURED.items():
+        assert f"### {title}\n\n| {name} |\n\n#### below\n" in card
+        assert (ship.MINI / "evaluation" / f"{name}.json").is_file()
+        assert [card.count(f"](evaluation/{picture}.png)") for picture in pictures] == [1] * len(pictures)
 
 
 def test_a_judge_without_what_a_run_leaves(runs, monkeypatch):
