@@ -86,10 +86,13 @@ def look(variant: str, seed: int, args: argparse.Namespace) -> dict:
 
 def table(results: dict[str, list[dict]], args: argparse.Namespace) -> str:
     """A row per variant: the mean over its seeds and, in brackets, the least and the most."""
-    lines = [f"Each variant trained from the same base with {args.seeds} seeds, on {args.task}; {args.pictures} "
-             "pictures of characters that were never trained on. Means over seeds and, in brackets, the least and the most.", "",
-             "| | steps | identity, % | obedience, % | loss, own references | another character's |",
-             "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    lines = [
+        f"Each variant trained from the same base with {args.seeds} seeds, on {args.task}; {args.pictures} pictures of "
+        "characters that were never trained on. Means over seeds and, in brackets, the least and the most.",
+        "",
+        "| | steps | identity, % | obedience, % | loss, own references | another character's |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     first = results["default"][0]
     for name, key in (
         ("chance", "chance"),
