@@ -14,6 +14,9 @@ from retribooru import RetriBooruPipeline
 from retribooru.checkpoints import MINI
 from retribooru.dataset_script.files import replacing_folder
 from retribooru.model_card import write_model_card
+from retribooru.training.train_ip_adapter import WEIGHTS
+from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 JUDGES = ("attributes", "clip", "vqa")  # small models that read pictures; saved in half precision by their trainers
 # Of the mini checkpoint: {what measured it: (title in the card, its table, its pictures)}.
@@ -72,15 +75,29 @@ def ship_judge(name: str, runs: Path) -> None:
         shutil.copytree(runs / f"mini-{name}", folder, ignore=shutil.ignore_patterns(*OF_A_RUN), dirs_exist_ok=True)
 
 
+def ship_ip_adapter(runs: Path) -> None:
+    """What the mini checkpoint is compared with, and the image encoder it was trained with."""
+    run = runs / "mini-ip-adapter"
+    with replacing_folder(MINI.with_name("mini-ip-adapter")) as folder:
+        adapter = {name: tensor.half() for name, tensor in load_file(run / WEIGHTS).items()}
+        save_file(adapter, folder / WEIGHTS)
+        shutil.copy(run / "training.json", folder)
+        encoder = CLIPVisionModelWithProjection.from_pretrained(run / "image_encoder", dtype=torch.float16)
+        for part in (encoder, CLIPImageProcessor.from_pretrained(run / "image_encoder")):
+            part.save_pretrained(folder / "image_encoder")
+
+
+PIPELINES = {"base": ship_base, "mini": ship_mini, "ip-adapter": ship_ip_adapter}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("names", nargs="+", choices=["base", "mini", *JUDGES])
+    parser.add_argument("names", nargs="+", choices=[*PIPELINES, *JUDGES])
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where mini.sh trained")
     args = parser.parse_args()
-    whole = {"base": ship_base, "mini": ship_mini}
     for name in args.names:
-        if name in whole:
-            whole[name](args.runs)
+        if name in PIPELINES:
+            PIPELINES[name](args.runs)
         else:
             ship_judge(name, args.runs)
 

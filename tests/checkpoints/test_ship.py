@@ -6,10 +6,13 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from retribooru import RetriBooruPipeline
 from retribooru.checkpoints import ship
 from retribooru.metrics.attributes import AttributeClassifier
+from retribooru.training.train_ip_adapter import WEIGHTS, new_adapter
 
 
 @pytest.fixture
@@ -75,6 +78,22 @@ def test_a_judge_without_what_a_run_leaves(runs, monkeypatch):
     ships(monkeypatch, "attributes", "--runs", runs)
     folder = ship.MINI.with_name("mini-attributes")
     assert {path.name for path in folder.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
+
+
+def test_an_ip_adapter_in_half_precision(runs, stable_diffusion, monkeypatch):
+    run = runs / "mini-ip-adapter"
+    config = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+                              image_size=32, patch_size=8, projection_dim=16)  # fmt: skip
+    CLIPVisionModelWithProjection(config).save_pretrained(run / "image_encoder")
+    CLIPImageProcessor(size=32, crop_size=32).save_pretrained(run / "image_encoder")
+    save_file(new_adapter(stable_diffusion.unet, 16), run / WEIGHTS)
+    (run / "training.json").write_text("{}")
+    ships(monkeypatch, "ip-adapter", "--runs", runs)
+    folder = ship.MINI.with_name("mini-ip-adapter")
+    files = [path for path in folder.rglob("*.safetensors")]
+    assert {tensor.dtype for path in files for tensor in load_file(path).values()} == {torch.float16}
+    stable_diffusion.load_ip_adapter(folder, subfolder="", weight_name=WEIGHTS)
+    assert stable_diffusion.image_encoder.config.projection_dim == 16
 
 
 def test_a_failure_leaves_what_was_there(runs, monkeypatch):
