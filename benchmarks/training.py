@@ -5,7 +5,7 @@ python benchmarks/training.py --work DIR [--shapes sd15 mini] [--rounds 2] [--se
 
 sd15: Stable Diffusion 1.5's shapes with random weights, 256 px, batch 1, bf16 autocast over float32 weights. It takes
     16 GB of memory and more.
-mini: the shapes of the mini checkpoint, 128 px, batch 8, in the same precision.
+mini: the small Stable Diffusion that the mini checkpoint began with, 64 px, batch 8, in the same precision.
 
 ControlNet: what diffusers' examples/controlnet/train_controlnet.py does in a step: picture to latents, prompt to text,
     ControlNet and frozen U-Net, mean squared error, backward, clipping, AdamW. What is frozen stands in the precision
@@ -51,16 +51,16 @@ from torch.utils.data import DataLoader, Dataset
 
 import retribooru.pipeline
 import retribooru.training
+from retribooru.checkpoints import MINI
 from retribooru.dataset_script.files import replacing
 from retribooru.training.arguments import TrainArguments
 from retribooru.training.run import Run, begin
-from retribooru.training.scratch import small_stable_diffusion, small_tokenizer, small_vae
 from retribooru.training.step import Model, concept_embeddings, encode_batch, training_loss
 from retribooru.training.trainable import add_lora, freeze_all_but, make_optimizer, trainable_modules
 
 SETTINGS = {
     "sd15": {"size": 256, "batch": 1, "mixed_precision": "bf16"},
-    "mini": {"size": 128, "batch": 8, "mixed_precision": "bf16"},
+    "mini": {"size": 64, "batch": 8, "mixed_precision": "bf16"},
 }
 WANTED = 0.7  # of ControlNet's step rate, at 4 references
 
@@ -96,11 +96,9 @@ JUDGED = [
 
 
 def stable_diffusion(shapes: str) -> diffusers.StableDiffusionPipeline:
-    size = SETTINGS[shapes]["size"]
     if shapes == "sd15":
-        return stable_diffusion_15(size)
-    vae = small_vae([16, 32, 64, 96], latent_channels=16, resolution=size)
-    return small_stable_diffusion(vae, small_tokenizer([PROMPT]), size, block_out_channels=(96, 128, 192))
+        return stable_diffusion_15(SETTINGS[shapes]["size"])
+    return diffusers.StableDiffusionPipeline.from_pretrained(MINI.with_name("mini-base"), dtype=torch.float32)
 
 
 class Examples(Dataset):
@@ -193,7 +191,9 @@ def our_steps(pipeline, examples, method, args, accelerator, clock):
 
 def controlnet_steps(pipeline, examples, method, args, accelerator, clock):
     """As diffusers' examples/controlnet/train_controlnet.py."""
-    controlnet = diffusers.ControlNetModel.from_unet(pipeline.unet)
+    # Its conditioning picture is halved as often as the VAE halves the target: diffusers' default is SD 1.5's.
+    channels = (16, 32, 96, 256)[: len(pipeline.vae.config.block_out_channels)]
+    controlnet = diffusers.ControlNetModel.from_unet(pipeline.unet, conditioning_embedding_out_channels=channels)
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
     vae, text_encoder, unet = pipeline.vae, pipeline.text_encoder, pipeline.unet
     for module in (vae, text_encoder, unet):
