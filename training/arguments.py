@@ -249,6 +249,11 @@ class TrainArguments(OptimizationArguments):
     snr_gamma: float | None = field(default=None, metadata={"help": "Of min-SNR weighting; 5 is common. None without."})
     timestep_bias_begin: int = field(default=250, metadata={"help": "Where the favoured timesteps begin."})
     timestep_bias_portion: float = field(default=0.0, metadata={"help": "Share of samples drawn from those alone."})
+    timestep_bias_steps: int | None = field(
+        default=None,
+        metadata={"help": "Steps, the first ones, that favour timesteps and weigh by inverse SNR; all without. Those "
+                          "after them draw timesteps evenly and weigh by min-SNR, where there is a snr_gamma."},
+    )  # fmt: skip
     noise_draws: int = field(
         default=1,
         metadata={"help": "Times each target is noised; its references are read once."},
@@ -288,12 +293,12 @@ class TrainArguments(OptimizationArguments):
             check_argument(name, 0 <= getattr(self, name) <= 1, getattr(self, name), "a share between 0 and 1")
         gamma = self.snr_gamma
         check_argument("snr_gamma", gamma is None or gamma > 0, gamma, "more than 0")
-        check_argument(
-            "snr_gamma", gamma is None or not self.inverse_snr_weighting, gamma, "none with inverse_snr_weighting"
-        )
+        both = gamma is not None and self.inverse_snr_weighting and self.timestep_bias_steps is None
+        check_argument("snr_gamma", not both, gamma, "none with inverse_snr_weighting, or timestep_bias_steps, too")
         check_counts(
             self,
             "noise_draws",
+            "timestep_bias_steps",
             "validation_steps",
             "validation_targets",
             "image_validation_steps",

@@ -84,6 +84,7 @@ class Run:
             checkpoint, self.start = find_checkpoint(self.output_dir, args.resume_from_checkpoint)
         if checkpoint:
             check_resumable(checkpoint, accelerator)
+        self.step = self.start  # the one that is being done
         processes = accelerator.num_processes
         per_step = args.train_batch_size * args.gradient_accumulation_steps * processes
         sampler = EpochSampler(len(examples), args.max_train_steps * per_step, self.start * per_step, args.seed)
@@ -120,6 +121,7 @@ class Run:
                         disable=not self.accelerator.is_main_process)  # fmt: skip
         batches = iter(self.loader)
         for step in range(self.start + 1, args.max_train_steps + 1):
+            self.step = step
             terms = self._step(step, batches, compute_terms)
             progress.update()
             progress.set_postfix(loss=f"{terms['loss']:.4f}")

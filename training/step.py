@@ -1,5 +1,7 @@
 """One training step: from a batch of examples to the terms of the loss."""
 
+from dataclasses import replace
+
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
@@ -117,8 +119,12 @@ def draw_noise(
     return tuple(map(torch.cat, zip(*drawn)))
 
 
-def training_loss(model: nn.Module, scheduler, batch: Batch, args: TrainArguments) -> dict[str, torch.Tensor]:
-    """One step's loss terms."""
+def training_loss(
+    model: nn.Module, scheduler, batch: Batch, args: TrainArguments, step: int = 1
+) -> dict[str, torch.Tensor]:
+    """The loss terms of a step, which `timestep_bias_steps` compares with."""
+    if args.timestep_bias_steps is not None and step > args.timestep_bias_steps:
+        args = replace(args, timestep_bias_portion=0.0, inverse_snr_weighting=False)
     latents, text, content_mask, head_mask = (
         repeat(part, args.noise_draws) for part in (batch.latents, batch.text, batch.content_mask, batch.head_mask)
     )

@@ -80,7 +80,7 @@ def train(args: TrainArguments) -> Path:
 
     def terms(model: nn.Module, examples: dict) -> dict[str, torch.Tensor]:
         batch = encode_batch(pipeline, examples, concept_table, args.train_base)
-        return training_loss(model, pipeline.scheduler, batch, args)
+        return training_loss(model, pipeline.scheduler, batch, args, run.step)
 
     if held_out and run.start == 0 and run.is_due(0, args.validation_steps):
         look(0)

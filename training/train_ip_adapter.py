@@ -188,7 +188,7 @@ def train_ip_adapter(args: IpAdapterArguments) -> Path:
     def terms(model: nn.Module, examples: dict) -> dict[str, torch.Tensor]:
         batch = encode_batch(pipeline, examples, None, train_base=True)
         references = examples["reference_embeddings"].to(accelerator.device)
-        return training_loss(model, pipeline.scheduler, replace(batch, references=references), args)
+        return training_loss(model, pipeline.scheduler, replace(batch, references=references), args, run.step)
 
     for _ in run.steps(terms):
         pass

@@ -7,7 +7,8 @@ from handmade import draw
 from retribooru import RetriBooruPipeline
 from retribooru.pipeline.reference_processor import ReferenceProcessor
 from retribooru.training.arguments import TrainArguments
-from retribooru.training.step import Model, draw_noise
+from retribooru.training.data import Batch
+from retribooru.training.step import Model, draw_noise, training_loss
 
 IMAGES, CONCEPTS = [draw("red")[0], draw("green", size=(30, 20))[0], draw("blue")[0]], ["face", "body", "figure"]
 MASKS = [draw("red")[1], None, None]
@@ -50,3 +51,27 @@ def test_what_is_drawn_is_each_samples_own():
         assert torch.equal(both, torch.cat([one, other])) and len(both) == 4
     noise, timesteps, _, _ = together
     assert not torch.equal(noise[0], noise[1]) and len(set(timesteps.tolist())) == 4
+
+
+@pytest.mark.parametrize("step, as_if", [
+    (3, {"inverse_snr_weighting": True, "timestep_bias_portion": 1.0}),
+    (4, {"snr_gamma": 5.0, "timestep_bias_portion": 0.0}),
+])  # fmt: skip
+def test_timesteps_are_favoured_for_the_first_steps_alone(stable_diffusion, step, as_if):
+    common = {"output_dir": "out", "noise_draws": 4, "timestep_bias_begin": 900}
+    both = {"inverse_snr_weighting": True, "timestep_bias_portion": 1.0, "timestep_bias_steps": 3, "snr_gamma": 5.0}
+    batch = Batch(
+        latents=torch.randn(2, 4, 8, 8), content_mask=torch.ones(2, 1, 8, 8), head_mask=torch.ones(2, 1, 8, 8),
+        text=torch.randn(2, 16, 16), empty_text=torch.zeros(1, 16, 16), samples=torch.tensor([0, 1]),
+        references=None, content=None, concepts=None,
+    )  # fmt: skip
+    seen = []
+
+    def model(noisy, timesteps, *_):
+        seen.append(timesteps)
+        return torch.zeros_like(noisy)
+
+    found = training_loss(model, stable_diffusion.scheduler, batch, TrainArguments(**common, **both), step)
+    expected = training_loss(model, stable_diffusion.scheduler, batch, TrainArguments(**common, **as_if))
+    assert torch.equal(*seen) and (seen[0].min() >= 900) == (step == 3)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)

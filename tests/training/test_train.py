@@ -183,7 +183,10 @@ def test_8bit_adam_without_bitsandbytes(run, tmp_path, monkeypatch):
         run(tmp_path / "run", use_8bit_adam=True)
 
 
-@pytest.mark.parametrize("options", [{"reference_timestep": "denoising"}, {"snr_gamma": 5.0}])
+TWO_PHASES = {"inverse_snr_weighting": True, "timestep_bias_steps": 1, "snr_gamma": 5.0}
+
+
+@pytest.mark.parametrize("options", [{"reference_timestep": "denoising"}, {"snr_gamma": 5.0}, TWO_PHASES])
 def test_other_settings_train(run, before, tmp_path, options):
     folder = run(tmp_path / "run", max_train_steps=2, **options)
     assert changed_parts(before, weights(folder)) == {"retrieval_layers", "decoder", "retrieval_encoder"}
@@ -271,6 +274,10 @@ WRONG = {
     "two weightings": (
         {"flags": ["--snr_gamma", "5", "--inverse_snr_weighting"]},
         "snr_gamma: got 5.0, wanted none wit",
+    ),
+    "no phase": (
+        {"flags": ["--timestep_bias_steps", "0"]},
+        "timestep_bias_steps: got 0, wanted at least 1",
     ),
     "no gamma": ({"flags": ["--snr_gamma", "0"]}, "snr_gamma: got 0.0, wanted more than 0"),
     "decay": ({"flags": ["--ema_decay", "1"]}, "ema_decay: got 1.0, wanted a number between 0 and 1"),
