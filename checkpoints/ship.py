@@ -50,11 +50,13 @@ def ship_mini(runs: Path) -> None:
 
 
 def ship_measured(measured: Path, evaluation: Path, title: str, table: str, pictures: Sequence[str]) -> str:
-    """The card's section of what one folder holds, whose numbers and pictures come to lie in evaluation/; none of none.
+    """The card's section of what one folder holds, whose numbers and pictures come to lie in evaluation/; none of a
+    folder that is not there, or is still being filled.
 
     A title within the table goes a level down.
     """
-    if not measured.is_dir():
+    wanted = [f"{table}.md", f"{table}.json", *(f"{picture}.png" for picture in pictures)]
+    if not all((measured / name).is_file() for name in wanted):
         return ""
     shutil.copy(measured / f"{table}.json", evaluation / f"{measured.name}.json")
     section = f"### {title}\n\n" + (measured / f"{table}.md").read_text(encoding="utf-8").replace("### ", "#### ")

@@ -32,8 +32,8 @@ class BenchmarkArguments(DataArguments):
     dtype: str = field(default="float32", metadata={"help": "Of the drawing models: float32, float16 or bfloat16."})
     clip: str | None = field(
         default=None,
-        metadata={"help": f"The CLIP that judges: a Hub id or a folder. Without: {CLIP}; of the checkpoint that comes "
-                          "along the small one that does, too."},
+        metadata={"help": f"The CLIP that judges: a Hub id or a folder. Without: {CLIP}; of what "
+                          "checkpoints/mini.sh made the small one that it made."},
     )  # fmt: skip
     vqa: str | None = field(
         default=None,

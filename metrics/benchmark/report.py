@@ -28,8 +28,9 @@ def summarize(plan: Plan, scores: pa.Table, groups: pa.Table) -> dict:
 
     Returns:
         settings: what was drawn; judges: by whom it was judged, whether by the mini edition's small judges (`small`),
-        and `floor`: the mean CLIP-I of references of different characters, SWD's floor; cut: see `cut`; notes: what one must know to read the tables; methods: {name: what it
-        is}; tables: {all, in_domain or out_of_domain: {method: {column: estimate}}}, see `estimate`.
+        and `floor`: the mean CLIP-I of references of different characters, SWD's floor; cut: see `cut`;
+        notes: what one must know to read the tables; methods: {name: what it is}; tables: {all, in_domain or
+        out_of_domain: {method: {column: estimate}}}, see `estimate`.
     """
     scores, groups = scores.to_pylist(), groups.to_pylist()
     domains = [domain for domain in DOMAINS if any(one.domain == domain for one in plan.characters)]

@@ -34,8 +34,8 @@ def caption(result: Mapping) -> str:
         f"Pictures of {settings['in_domain']} in-domain and {settings['out_of_domain']} out-of-domain characters, "
         f"{pictures} of each, by {settings['task']} references. All values x 100, below them the "
         f"{100 * settings['level']:g} % bootstrap interval over characters. Judges: CLIP {judges['clip']} "
-        f"({judges['clip_weights'][:8]}), VQA {judges['vqa']} ({judges['vqa_weights'][:8]}; asked: {questions}).{small} Floor "
-        f"of SWD: {100 * judges['floor']:.2f}, the mean CLIP-I of references of different characters. SWD and leakage "
+        f"({judges['clip_weights'][:8]}), VQA {judges['vqa']} ({judges['vqa_weights'][:8]}; asked: {questions}).{small} "
+        f"Floor of SWD: {100 * judges['floor']:.2f}, the mean CLIP-I of references of different characters. SWD and leakage "
         "are this project's, not the paper's."
     )
 
@@ -77,7 +77,20 @@ def latex(result: Mapping) -> str:
 
 def long_form(result: Mapping) -> str:
     """CSV: a line for each domain, method and column, in full precision and not x 100."""
-    fields = ["domain", "method", "family", "scale", "column", "mean", "low", "high", "count", "undefined", "clip", "vqa"]
+    fields = [
+        "domain",
+        "method",
+        "family",
+        "scale",
+        "column",
+        "mean",
+        "low",
+        "high",
+        "count",
+        "undefined",
+        "clip",
+        "vqa",
+    ]
     judges = {name: result["judges"][name] for name in ("clip", "vqa")}
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, lineterminator="\n")

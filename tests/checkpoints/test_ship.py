@@ -71,6 +71,14 @@ def test_what_was_measured_comes_along(runs, monkeypatch):
         assert [card.count(f"](evaluation/{picture}.png)") for picture in pictures] == [1] * len(pictures)
 
 
+def test_what_is_still_being_measured_is_left_out(runs, monkeypatch):
+    (runs / "mini-benchmark").mkdir()
+    (runs / "mini-benchmark" / "results.md").write_text("half of it")
+    ships(monkeypatch, "mini", "--runs", runs)
+    assert "half of it" not in (ship.MINI / "README.md").read_text()
+    assert not (ship.MINI / "evaluation" / "mini-benchmark.json").exists()
+
+
 def test_a_judge_without_what_a_run_leaves(runs, monkeypatch):
     AttributeClassifier({"hair": ["red", "black"]}, 32, [8, 16]).half().save_pretrained(runs / "mini-attributes")
     (runs / "mini-attributes" / "checkpoint-5").mkdir()
