@@ -34,9 +34,9 @@ def caption(result: Mapping) -> str:
         f"Pictures of {settings['in_domain']} in-domain and {settings['out_of_domain']} out-of-domain characters, "
         f"{pictures} of each, by {settings['task']} references. All values x 100, below them the "
         f"{100 * settings['level']:g} % bootstrap interval over characters. Judges: CLIP {judges['clip']} "
-        f"({judges['clip_weights'][:8]}), VQA {judges['vqa']} ({judges['vqa_weights'][:8]}; asked: {questions}).{small} "
-        f"Floor of SWD: {100 * judges['floor']:.2f}, the mean CLIP-I of references of different characters. SWD and leakage "
-        "are this project's, not the paper's."
+        f"({judges['clip_weights'][:8]}), VQA {judges['vqa']} ({judges['vqa_weights'][:8]}; asked: {questions})."
+        f"{small} Floor of SWD: {100 * judges['floor']:.2f}, the mean CLIP-I of references of different characters. "
+        "SWD and leakage are this project's, not the paper's."
     )
 
 
@@ -77,20 +77,8 @@ def latex(result: Mapping) -> str:
 
 def long_form(result: Mapping) -> str:
     """CSV: a line for each domain, method and column, in full precision and not x 100."""
-    fields = [
-        "domain",
-        "method",
-        "family",
-        "scale",
-        "column",
-        "mean",
-        "low",
-        "high",
-        "count",
-        "undefined",
-        "clip",
-        "vqa",
-    ]
+    numbers = ["mean", "low", "high", "count", "undefined"]
+    fields = ["domain", "method", "family", "scale", "column", *numbers, "clip", "vqa"]
     judges = {name: result["judges"][name] for name in ("clip", "vqa")}
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, lineterminator="\n")
