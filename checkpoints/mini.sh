@@ -17,8 +17,7 @@ train() { # processes, trainer, name, what it leaves at its end, more flags
     launch "$1" "training.$2" --preset "$3" --output_dir "$runs/$3" --resume_from_checkpoint latest "${@:5}"
 }
 
-# The mini checkpoint: what encodes pictures, the small Stable Diffusion, the retrieval. (The first 2,250 steps of the
-# retrieval that comes along had the schedule of 10,000 steps: a learning rate up to 6 % lower than these commands give.)
+# The mini checkpoint: what encodes pictures, the small Stable Diffusion, the retrieval.
 train 2 train_vae mini-vae config.json --train_batch_size 4
 [ -f "$runs/mini-scratch/model_index.json" ] ||
   "$python" -m retribooru.training.scratch --preset mini-scratch --vae "$runs/mini-vae" --output_dir "$runs/mini-scratch"

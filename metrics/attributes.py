@@ -16,8 +16,8 @@ class AttributeClassifier(ModelMixin, ConfigMixin):
 
     Args:
         attributes: {attribute: its values}, at least two values each.
-        resolution: R, side in pixels that pictures are read at; a multiple of 16.
-        block_out_channels: of the levels, the first at a quarter of the resolution; each of the others halves it.
+        resolution: R, side in pixels that pictures are read at; a multiple of 2 to the number of levels.
+        block_out_channels: of the levels, the first at half the resolution; each of the others halves it.
 
     Example:
         >>> classifier = AttributeClassifier({"hair": ["black", "red"], "skin": ["tan", "pale_skin", "dark_skin"]})
@@ -35,11 +35,11 @@ class AttributeClassifier(ModelMixin, ConfigMixin):
         super().__init__()
         if not attributes or min(map(len, attributes.values())) < 2:
             raise ValueError(f"attributes: got {dict(attributes)}, wanted one or more, of at least two values each")
-        reduction = 2 ** (len(block_out_channels) + 1)
+        reduction = 2 ** len(block_out_channels)
         if resolution < reduction or resolution % reduction:
             raise ValueError(f"resolution: got {resolution}, wanted a multiple of {reduction}")
         first, last, side = block_out_channels[0], block_out_channels[-1], resolution // reduction
-        blocks, channels = [_convolution(3, first // 2, kernel=5, stride=2)], first // 2
+        blocks, channels = [_convolution(3, first // 2, kernel=5)], first // 2
         for out in block_out_channels:
             blocks += [_convolution(channels, out, stride=2), Residual(out)]
             channels = out

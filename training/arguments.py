@@ -150,7 +150,7 @@ class AttributeArguments(OptimizationArguments):
         check_argument(
             "block_out_channels", min(self.block_out_channels, default=0) >= 2, self.block_out_channels, "2 or more"
         )
-        factor = 2 ** (len(self.block_out_channels) + 1)
+        factor = 2 ** len(self.block_out_channels)
         check_argument("resolution", self.resolution % factor == 0, self.resolution, f"a multiple of {factor}")
         check_argument("degradation", 0 <= self.degradation <= 1, self.degradation, "a share between 0 and 1")
         check_counts(self, "validation_steps")

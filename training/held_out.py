@@ -33,15 +33,20 @@ class HeldOut:
         self.others = other_characters(examples["character"])
         generator = torch.Generator().manual_seed(args.seed)
         latents = self.batch.latents
-        self.noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        steps = pipeline.scheduler.config.num_train_timesteps
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        scheduler = pipeline.scheduler
+        steps = scheduler.config.num_train_timesteps
         self.timesteps = torch.linspace(steps // 4, steps - 1, len(latents)).long().to(latents.device)
-        self.noisy = pipeline.scheduler.add_noise(latents, self.noise, self.timesteps)
+        self.noisy = scheduler.add_noise(latents, noise, self.timesteps)
+        alphas = scheduler.alphas_cumprod.to(latents.device)
+        self.target = objective.prediction_target(
+            scheduler.config.prediction_type, latents, noise, alphas, self.timesteps
+        )
 
     def losses(self, model: nn.Module) -> dict[str, float]:
         """Means over the targets' content, without the head term."""
         return {
-            "own_references": self._loss(model, list(range(len(self.noise)))),
+            "own_references": self._loss(model, list(range(len(self.noisy)))),
             "other_references": self._loss(model, self.others),
         }
 
@@ -49,7 +54,7 @@ class HeldOut:
         batch = self.batch
         prediction = model(self.noisy, self.timesteps, batch.text, batch.references[order], batch.concepts[order],
                            batch.content[order])  # fmt: skip
-        terms = objective.noise_prediction_loss(prediction, self.noise, batch.content_mask, batch.head_mask, 0.0)
+        terms = objective.prediction_loss(prediction, self.target, batch.content_mask, batch.head_mask, 0.0)
         return terms["loss"].item()
 
 

@@ -4,9 +4,53 @@ import torch
 from torch.nn import functional as F
 
 
-def noise_prediction_loss(
-    prediction: torch.Tensor,
+# What a model may be made to predict, by the name that diffusers' schedulers have for it.
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+def prediction_target(
+    prediction_type: str,
+    latents: torch.Tensor,
     noise: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+    timesteps: torch.Tensor,
+) -> torch.Tensor:
+    """What the model is to predict, (B, C, h, w).
+
+    "epsilon": the noise (the paper, section 4.3). "v_prediction": sqrt(a) noise - sqrt(1 - a) latents for a of
+    `alphas_cumprod` (Salimans and Ho, arXiv:2202.00512, appendix D), in which the picture counts as much as the noise
+    where there is hardly anything but noise.
+    """
+    if prediction_type == "epsilon":
+        return noise
+    alphas = alphas_cumprod[timesteps].view(-1, 1, 1, 1).to(latents.dtype)
+    return alphas.sqrt() * noise - (1 - alphas).sqrt() * latents
+
+
+def loss_weights(
+    prediction_type: str,
+    alphas_cumprod: torch.Tensor,
+    timesteps: torch.Tensor,
+    inverse_snr: bool = False,
+    snr_gamma: float | None = None,
+) -> torch.Tensor | None:
+    """(B,) by the noise level: `inverse_snr_weights`, or else `min_snr_weights`, or None.
+
+    Both are of the error in the noise. The same error is (1 + SNR) / SNR times as large in v, which weighs that much less.
+    """
+    if inverse_snr:
+        weights = inverse_snr_weights(alphas_cumprod, timesteps)
+    elif snr_gamma is not None:
+        weights = min_snr_weights(alphas_cumprod, timesteps, snr_gamma)
+    else:
+        return None
+    # SNR / (1 + SNR) is alphas_cumprod itself.
+    return weights * alphas_cumprod[timesteps] if prediction_type == "v_prediction" else weights
+
+
+def prediction_loss(
+    prediction: torch.Tensor,
+    target: torch.Tensor,
     content_mask: torch.Tensor,
     head_mask: torch.Tensor,
     head_weight: float,
@@ -15,7 +59,7 @@ def noise_prediction_loss(
     """Squared error on the target's real content, plus the same on its head box, with a weight.
 
     Args:
-        prediction, noise: (B, C, h, w).
+        prediction, target: (B, C, h, w); see `prediction_target`.
         content_mask: (B, 1, h, w) in [0, 1]; 0 on padding.
         head_mask: (B, 1, h, w) in [0, 1]; all 0 where no head is known.
         head_weight: of the head term; the paper's is not published.
@@ -25,7 +69,7 @@ def noise_prediction_loss(
         Scalars: "loss" = "content" + head_weight * "head". Each item counts alike, whatever part of it is content, so
         that the loss of a batch is the mean of the losses of its parts. An item whose mask is 0 everywhere adds 0.
     """
-    error = F.mse_loss(prediction.float(), noise.float(), reduction="none").mean(dim=1, keepdim=True)  # (B, 1, h, w)
+    error = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=1, keepdim=True)  # (B, 1, h, w)
     if sample_weights is not None:
         error = error * sample_weights.view(-1, 1, 1, 1)
     content = masked_mean(error, content_mask).mean()

@@ -21,6 +21,7 @@ from retribooru.pipeline.retrieval_unet import CONCEPT_TEXTS
 
 from .arguments import check_argument, parse
 from .data import load_figures
+from .objective import PREDICTION_TYPES
 
 
 @dataclass
@@ -39,9 +40,16 @@ class ScratchArguments:
     )
     text_width: int = field(default=64, metadata={"help": "Of the text encoder."})
     text_steps: int = field(default=500, metadata={"help": "In which the text encoder learns to tell tags apart."})
+    prediction_type: str = field(
+        default="epsilon",
+        metadata={"help": "What the U-Net is to predict: epsilon as SD 1.5, or v_prediction, which is easier where "
+                          "noise is strong."},
+    )  # fmt: skip
     seed: int = field(default=0, metadata={"help": "Of the weights."})
 
     def __post_init__(self):
+        kind = self.prediction_type
+        check_argument("prediction_type", kind in PREDICTION_TYPES, kind, f"one of {', '.join(PREDICTION_TYPES)}")
         check_argument("text_steps", self.text_steps >= 0, self.text_steps, "at least 0")
 
 
@@ -91,6 +99,7 @@ def small_stable_diffusion(
     resolution: int,
     block_out_channels: tuple[int, ...] = (64, 96, 128),
     text_width: int = 64,
+    prediction_type: str = "epsilon",
 ) -> StableDiffusionPipeline:
     """U-Net and text encoder with random weights around a VAE; DDIM with Stable Diffusion's noise schedule."""
     levels = len(block_out_channels)
@@ -128,6 +137,7 @@ def small_stable_diffusion(
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
+        prediction_type=prediction_type,
     )
     return StableDiffusionPipeline(
         vae=vae,
@@ -194,7 +204,9 @@ def make(args: ScratchArguments) -> Path:
     prompts = load_figures(args.data_dir, "train", characters=args.characters)["prompt"]
     torch.manual_seed(args.seed)
     channels = tuple(args.block_out_channels)
-    pipeline = small_stable_diffusion(vae, small_tokenizer(prompts), args.resolution, channels, args.text_width)
+    pipeline = small_stable_diffusion(
+        vae, small_tokenizer(prompts), args.resolution, channels, args.text_width, args.prediction_type
+    )
     right = teach_tags(pipeline.text_encoder, pipeline.tokenizer, prompts, args.text_steps, args.seed)
     print(f"The text encoder tells all tags of {100 * right:.1f} % of the prompts.")
     with replacing_folder(Path(args.output_dir)) as folder:

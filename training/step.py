@@ -25,7 +25,7 @@ class Model(nn.Module):
             self.retrieval_encoder = pipeline.retrieval_encoder
 
     def forward(self, noisy, timesteps, text, references=None, concepts=None, content=None, scale=1.0):
-        """Predicts the noise in `noisy` (B, c, h, w) from the encoded `text` (B, T, D).
+        """Predicts the noise in `noisy` (B, c, h, w), or v, from the encoded `text` (B, T, D).
 
         There may be a whole multiple of items to one item's references (B / k, N, c, h, w), whose content is
         (B / k, N, 1, H, W): k in a row share them.
@@ -137,12 +137,10 @@ def training_loss(
     text = torch.where(keep_text.view(-1, *[1] * (text.dim() - 1)), text, batch.empty_text)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     prediction = model(noisy, timesteps, text, batch.references, batch.concepts, batch.content, keep_references.float())
-    weights = None
-    if args.inverse_snr_weighting:
-        weights = objective.inverse_snr_weights(scheduler.alphas_cumprod.to(latents.device), timesteps)
-    elif args.snr_gamma is not None:
-        weights = objective.min_snr_weights(scheduler.alphas_cumprod.to(latents.device), timesteps, args.snr_gamma)
-    return objective.noise_prediction_loss(prediction, noise, content_mask, head_mask, args.head_loss_weight, weights)
+    kind, alphas = scheduler.config.prediction_type, scheduler.alphas_cumprod.to(latents.device)
+    target = objective.prediction_target(kind, latents, noise, alphas, timesteps)
+    weights = objective.loss_weights(kind, alphas, timesteps, args.inverse_snr_weighting, args.snr_gamma)
+    return objective.prediction_loss(prediction, target, content_mask, head_mask, args.head_loss_weight, weights)
 
 
 def repeat(tensor: torch.Tensor, times: int) -> torch.Tensor:

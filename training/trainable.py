@@ -10,6 +10,7 @@ from retribooru.checkpoint_facts import pipeline_class
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 
 from .arguments import OptimizationArguments, TrainArguments
+from .objective import PREDICTION_TYPES
 
 # What LoRA adapts: the attention of the decoder, and not that of the retrieval layers, which have the same names.
 LORA_TARGETS = r"up_blocks\..*\.(to_q|to_k|to_v|to_out\.0)"
@@ -69,7 +70,7 @@ def freeze_all_but(pipeline: DiffusionPipeline, modules: list[nn.Module]) -> Non
 def load_pipeline(args: TrainArguments) -> DiffusionPipeline:
     """The pipeline to begin with: a RetriBooruPipeline as it is, else Stable Diffusion and fresh retrieval layers.
 
-    Raises ValueError for one that does not predict noise.
+    Raises ValueError for one that predicts something else than `PREDICTION_TYPES`.
     """
     name = args.pretrained_model_name_or_path
     if args.train_base:
@@ -80,10 +81,10 @@ def load_pipeline(args: TrainArguments) -> DiffusionPipeline:
         pipeline = RetriBooruPipeline.from_stable_diffusion(
             name, retrieval_query=args.retrieval_query, reference_timestep=args.reference_timestep
         )
-    if pipeline.scheduler.config.prediction_type != "epsilon":
+    kind = pipeline.scheduler.config.prediction_type
+    if kind not in PREDICTION_TYPES:
         raise ValueError(
-            f"pretrained_model_name_or_path: its scheduler predicts {pipeline.scheduler.config.prediction_type}, "
-            "wanted epsilon: the objective is noise prediction"
+            f"pretrained_model_name_or_path: its scheduler predicts {kind}, wanted one of {', '.join(PREDICTION_TYPES)}"
         )
     return pipeline
 

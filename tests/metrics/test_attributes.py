@@ -93,7 +93,7 @@ def test_accuracy():
 WRONG = {
     "no attributes": (lambda: AttributeClassifier({}), "attributes: got {}, wanted one or more"),
     "one value": (lambda: AttributeClassifier({"hair": ["red"]}), "attributes: got .*, of at least two values each"),
-    "resolution": (lambda: AttributeClassifier(ATTRIBUTES, 100), "resolution: got 100, wanted a multiple of 16"),
+    "resolution": (lambda: AttributeClassifier(ATTRIBUTES, 100), "resolution: got 100, wanted a multiple of 8"),
 }
 
 
@@ -159,7 +159,7 @@ def test_a_table_without_the_truth_is_refused(data_dir, tmp_path):
     "flags, message",
     [
         (["--degradation", "2"], "degradation: got 2.0, wanted a share between 0 and 1"),
-        (["--resolution", "100"], "resolution: got 100, wanted a multiple of 16"),
+        (["--resolution", "100"], "resolution: got 100, wanted a multiple of 8"),
         (["--block_out_channels", "1"], r"block_out_channels: got \[1\], wanted 2 or more"),
         (["--validation_steps", "0"], "validation_steps: got 0, wanted at least 1"),
     ],
