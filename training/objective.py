@@ -36,7 +36,7 @@ def loss_weights(
 ) -> torch.Tensor | None:
     """(B,) by the noise level: `inverse_snr_weights`, or else `min_snr_weights`, or None.
 
-    Both are of the error in the noise. The same error is (1 + SNR) / SNR times as large in v, which weighs that much less.
+    Both are of the squared error in the noise; that in v is (1 + SNR) / SNR times as large, and weighs as much less.
     """
     if inverse_snr:
         weights = inverse_snr_weights(alphas_cumprod, timesteps)
