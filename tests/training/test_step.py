@@ -43,6 +43,37 @@ def test_training_predicts_what_the_pipeline_does(stable_diffusion, reference_ti
             torch.testing.assert_close(trained[row : row + 1], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.fixture
+def batch():
+    """Two targets without references."""
+    return Batch(
+        latents=torch.randn(2, 4, 8, 8), content_mask=torch.ones(2, 1, 8, 8), head_mask=torch.ones(2, 1, 8, 8),
+        text=torch.randn(2, 16, 16), empty_text=torch.zeros(1, 16, 16), samples=torch.tensor([0, 1]),
+        references=None, content=None, concepts=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_the_loss_is_of_what_the_scheduler_says_is_predicted(stable_diffusion, batch, prediction_type):
+    """A model that knows the picture has none, by what the scheduler makes of its prediction."""
+    scheduler = type(stable_diffusion.scheduler).from_config(
+        stable_diffusion.scheduler.config, prediction_type=prediction_type
+    )
+    scheduler.set_timesteps(1000)
+
+    def model(noisy, timesteps, *_):
+        a = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        noise = (noisy - a.sqrt() * batch.latents) / (1 - a).sqrt()
+        prediction = noise if prediction_type == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * batch.latents
+        for i, timestep in enumerate(timesteps):
+            found = scheduler.step(prediction[i], timestep, noisy[i]).pred_original_sample
+            torch.testing.assert_close(found, batch.latents[i], atol=1e-3, rtol=0)
+        return prediction
+
+    args = TrainArguments(output_dir="out", proportion_empty_prompts=0.0)
+    assert training_loss(model, scheduler, batch, args)["loss"] < 1e-6
+
+
 def test_what_is_drawn_is_each_samples_own():
     args = TrainArguments(output_dir="out", noise_draws=2, proportion_empty_references=0.5)
     together = draw_noise([5, 900], torch.Size((4, 8, 8)), 1000, args)
@@ -57,14 +88,9 @@ def test_what_is_drawn_is_each_samples_own():
     (3, {"inverse_snr_weighting": True, "timestep_bias_portion": 1.0}),
     (4, {"snr_gamma": 5.0, "timestep_bias_portion": 0.0}),
 ])  # fmt: skip
-def test_timesteps_are_favoured_for_the_first_steps_alone(stable_diffusion, step, as_if):
+def test_timesteps_are_favoured_for_the_first_steps_alone(stable_diffusion, batch, step, as_if):
     common = {"output_dir": "out", "noise_draws": 4, "timestep_bias_begin": 900}
     both = {"inverse_snr_weighting": True, "timestep_bias_portion": 1.0, "timestep_bias_steps": 3, "snr_gamma": 5.0}
-    batch = Batch(
-        latents=torch.randn(2, 4, 8, 8), content_mask=torch.ones(2, 1, 8, 8), head_mask=torch.ones(2, 1, 8, 8),
-        text=torch.randn(2, 16, 16), empty_text=torch.zeros(1, 16, 16), samples=torch.tensor([0, 1]),
-        references=None, content=None, concepts=None,
-    )  # fmt: skip
     seen = []
 
     def model(noisy, timesteps, *_):
