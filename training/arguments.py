@@ -135,7 +135,7 @@ class AttributeArguments(OptimizationArguments):
 
     block_out_channels: list[int] = field(
         default_factory=lambda: [48, 96, 160],
-        metadata={"help": "A level each, the first at a quarter of the resolution; each of the others halves it."},
+        metadata={"help": "A level each, the first at half the resolution; each of the others halves it."},
     )
     degradation: float = field(
         default=0.5,

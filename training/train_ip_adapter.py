@@ -79,7 +79,7 @@ class AdapterModel(nn.Module):
         self.unet = unet
 
     def forward(self, noisy, timesteps, text, references, concepts, content, scale):
-        """Predicts the noise in `noisy` (k B, c, h, w); k in a row share the `references` (B, N, D), embedded images.
+        """Predicts the noise in `noisy` (k B, c, h, w), or v; k in a row share `references` (B, N, D), embedded images.
 
         Those whose `scale` (k B,) is 0 see embeddings of zeros, as the unconditional branch of a call does.
         """

@@ -9,6 +9,7 @@ from retribooru.pipeline.reference_processor import ReferenceProcessor
 from retribooru.training.arguments import TrainArguments
 from retribooru.training.data import Batch
 from retribooru.training.step import Model, draw_noise, training_loss
+from retribooru.training.trainable import load_pipeline
 
 IMAGES, CONCEPTS = [draw("red")[0], draw("green", size=(30, 20))[0], draw("blue")[0]], ["face", "body", "figure"]
 MASKS = [draw("red")[1], None, None]
@@ -101,3 +102,11 @@ def test_timesteps_are_favoured_for_the_first_steps_alone(stable_diffusion, batc
     expected = training_loss(model, stable_diffusion.scheduler, batch, TrainArguments(**common, **as_if))
     assert torch.equal(*seen) and (seen[0].min() >= 900) == (step == 3)
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_another_prediction_is_refused(stable_diffusion, tmp_path):
+    stable_diffusion.scheduler.register_to_config(prediction_type="sample")
+    stable_diffusion.save_pretrained(tmp_path)
+    args = TrainArguments(output_dir="out", pretrained_model_name_or_path=str(tmp_path))
+    with pytest.raises(ValueError, match="its scheduler predicts sample, wanted one of epsilon, v_prediction"):
+        load_pipeline(args)
