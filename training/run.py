@@ -138,6 +138,15 @@ class Run:
         self.accelerator.wait_for_everyone()
         if self.log:
             self.log.plot()
+        self._leave_processes()
+
+    def _leave_processes(self) -> None:
+        """Ends the trackers, and what the processes spoke through. `model` is bare from then on.
+
+        DistributedDataParallel goes first, for as the last to hold the process group it would take the group along and
+        wait for its threads, while these wait for Python, which waits.
+        """
+        self.model = self.accelerator.unwrap_model(self.model)
         self.accelerator.end_training()
 
     def _step(self, step: int, batches: Iterator[dict], compute_terms: Callable) -> dict[str, float]:
