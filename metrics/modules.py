@@ -73,7 +73,7 @@ def load_clip(model_name_or_path=CLIP, revision=None, device=None, model=None, p
     if _are_given(model, processor, device, ""):
         return model, processor
     revision = revision or REVISIONS.get(model_name_or_path, "main")
-    model = CLIPModel.from_pretrained(model_name_or_path, revision=revision, use_safetensors=True)
+    model = CLIPModel.from_pretrained(model_name_or_path, revision=revision, use_safetensors=True, dtype=torch.float32)
     processor = CLIPProcessor.from_pretrained(model_name_or_path, revision=revision)
     return model.to(_device(device)), processor
 

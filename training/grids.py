@@ -62,7 +62,8 @@ def draw(pipeline: RetriBooruPipeline, row: dict, seed: int, guidance_scale: flo
 def load_clip(argument: str, name: str) -> tuple[CLIPModel, CLIPProcessor]:
     """A CLIP to score with, by Hub id or folder. Raises ValueError where there is none."""
     try:
-        return CLIPModel.from_pretrained(name), CLIPProcessor.from_pretrained(name)
+        model = CLIPModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+        return model, CLIPProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(f"{argument}: got {name}, wanted a CLIP: a Hub id or a folder ({error})") from error
 

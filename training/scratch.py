@@ -200,7 +200,7 @@ def teach_tags(
 
 def make(args: ScratchArguments) -> Path:
     """Leaves a StableDiffusionPipeline in `output_dir`."""
-    vae = AutoencoderKL.from_pretrained(args.vae)
+    vae = AutoencoderKL.from_pretrained(args.vae, use_safetensors=True)
     prompts = load_figures(args.data_dir, "train", characters=args.characters)["prompt"]
     torch.manual_seed(args.seed)
     channels = tuple(args.block_out_channels)

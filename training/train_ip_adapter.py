@@ -134,7 +134,8 @@ def _cross_attentions(unet: UNet2DConditionModel) -> list[tuple[int, str]]:
 def load_image_encoder(name: str) -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessor]:
     """Raises ValueError where there is no CLIP."""
     try:
-        return CLIPVisionModelWithProjection.from_pretrained(name), CLIPImageProcessor.from_pretrained(name)
+        encoder = CLIPVisionModelWithProjection.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+        return encoder, CLIPImageProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(f"image_encoder: got {name}, wanted a CLIP: a Hub id or a folder ({error})") from error
 

@@ -119,7 +119,7 @@ def train_vae(args: VaeArguments) -> Path:
     augmentation = Augmentation(args.crop, args.flip, args.jitter)
     examples = Windows(Views(rows, args.resolution, 0.5, augmentation), args.window, args.windows, args.seed)
     if args.pretrained_model_name_or_path:
-        vae = AutoencoderKL.from_pretrained(args.pretrained_model_name_or_path)
+        vae = AutoencoderKL.from_pretrained(args.pretrained_model_name_or_path, use_safetensors=True)
     else:
         vae = small_vae(args.block_out_channels, args.latent_channels, args.resolution)
     model = Autoencoder(vae.to(accelerator.device))

@@ -74,7 +74,7 @@ def load_pipeline(args: TrainArguments) -> DiffusionPipeline:
     """
     name = args.pretrained_model_name_or_path
     if args.train_base:
-        pipeline = StableDiffusionPipeline.from_pretrained(name)
+        pipeline = StableDiffusionPipeline.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
     elif pipeline_class(name) == RetriBooruPipeline.__name__:
         pipeline = RetriBooruPipeline.from_pretrained(name)
     else:

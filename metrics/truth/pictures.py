@@ -139,6 +139,6 @@ def load(argument: str, name: str, kind: type[DiffusionPipeline], device: str) -
         raise ValueError(f"{wanted} ({error})") from error
     if found != kind.__name__:
         raise ValueError(f"{wanted}; it is a {found}")
-    pipeline = kind.from_pretrained(name).to(device)
+    pipeline = kind.from_pretrained(name, dtype=torch.float32, use_safetensors=True).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -1,5 +1,6 @@
 """What all modules of evaluate do alike: compute, batches, processes, models by name, cards, apps, a Hub."""
 
+import copy
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image, ImageDraw
 
@@ -69,6 +71,12 @@ def objects(loaded):
     clip, vqa = loaded
     vqa = {**vqa, "max_new_tokens": 4, "questions": QUESTIONS}
     return lambda name: {**clip, **(vqa if name in ("vqa_diversity", "swd") else {})}
+
+
+def test_a_clip_in_half_precision_scores_in_full(clip, tmp_path):
+    for part in (copy.deepcopy(clip[0]).half(), clip[1]):
+        part.save_pretrained(tmp_path)
+    assert modules.load_clip(tmp_path)[0].dtype == torch.float32
 
 
 @pytest.fixture

@@ -110,3 +110,11 @@ def test_another_prediction_is_refused(stable_diffusion, tmp_path):
     args = TrainArguments(output_dir="out", pretrained_model_name_or_path=str(tmp_path))
     with pytest.raises(ValueError, match="its scheduler predicts sample, wanted one of epsilon, v_prediction"):
         load_pipeline(args)
+
+
+@pytest.mark.parametrize("train_base", [False, True])
+def test_a_base_in_half_precision_is_trained_in_full(stable_diffusion, tmp_path, train_base):
+    stable_diffusion.to(torch.float16).save_pretrained(tmp_path)
+    args = TrainArguments(output_dir="out", pretrained_model_name_or_path=str(tmp_path), train_base=train_base)
+    models = [part for part in load_pipeline(args).components.values() if isinstance(part, torch.nn.Module)]
+    assert len(models) == 4 - train_base and {model.dtype for model in models} == {torch.float32}
