@@ -64,6 +64,7 @@ def test_demo_refuses_what_is_not_for_it(stable_diffusion_dir, tmp_path):
         ("--steps", 3): "steps: got 3, wanted it with --train alone",
         ("--train", "--checkpoint", "x"): "checkpoint: got x, wanted none with --train",
         ("--checkpoint", stable_diffusion_dir): "wanted a RetriBooruPipeline",
+        ("--checkpoint", "nowhere"): "checkpoint: got nowhere, wanted a RetriBooruPipeline",
     }
     for options, message in wrong.items():
         done = retribooru("demo", *options, cwd=tmp_path)

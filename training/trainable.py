@@ -6,7 +6,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
-from retribooru.checkpoint_facts import pipeline_class
+from retribooru.checkpoint_facts import check_pipeline
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 
 from .arguments import OptimizationArguments, TrainArguments
@@ -70,21 +70,23 @@ def freeze_all_but(pipeline: DiffusionPipeline, modules: list[nn.Module]) -> Non
 def load_pipeline(args: TrainArguments) -> DiffusionPipeline:
     """The pipeline to begin with: a RetriBooruPipeline as it is, else Stable Diffusion and fresh retrieval layers.
 
-    Raises ValueError for one that predicts something else than `PREDICTION_TYPES`.
+    Raises ValueError where there is none, and for one that predicts something else than `PREDICTION_TYPES`.
     """
     name = args.pretrained_model_name_or_path
+    kind = check_pipeline("pretrained_model_name_or_path", name)
     if args.train_base:
         pipeline = StableDiffusionPipeline.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
-    elif pipeline_class(name) == RetriBooruPipeline.__name__:
+    elif kind == RetriBooruPipeline.__name__:
         pipeline = RetriBooruPipeline.from_pretrained(name)
     else:
         pipeline = RetriBooruPipeline.from_stable_diffusion(
             name, retrieval_query=args.retrieval_query, reference_timestep=args.reference_timestep
         )
-    kind = pipeline.scheduler.config.prediction_type
-    if kind not in PREDICTION_TYPES:
+    predicted = pipeline.scheduler.config.prediction_type
+    if predicted not in PREDICTION_TYPES:
         raise ValueError(
-            f"pretrained_model_name_or_path: its scheduler predicts {kind}, wanted one of {', '.join(PREDICTION_TYPES)}"
+            f"pretrained_model_name_or_path: its scheduler predicts {predicted}, wanted one of "
+            f"{', '.join(PREDICTION_TYPES)}"
         )
     return pipeline
 

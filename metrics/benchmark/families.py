@@ -25,7 +25,7 @@ from pathlib import Path
 
 import yaml
 
-from retribooru.checkpoint_facts import PIPELINES, pipeline_class
+from retribooru.checkpoint_facts import PIPELINES, check_pipeline
 from retribooru.training.arguments import check_argument
 
 from .arguments import BenchmarkArguments, shown
@@ -162,7 +162,7 @@ def _family(name: str, options: dict, args: BenchmarkArguments) -> Family:
         defaults = {"num_inference_steps": args.num_inference_steps, "guidance_scale": args.guidance_scale}
         call = {key: options.pop(key, defaults.get(key)) for key in OF_CALL}
         _check_call(argument, call)
-        _check_checkpoint(argument, options["checkpoint"], KINDS[kind].checkpoints)
+        check_pipeline(f"{argument}: checkpoint", options["checkpoint"], *KINDS[kind].checkpoints)
     scales = options.pop(scale_name) if scale_name else None
     listed = isinstance(scales, list)
     scales = tuple(scales if listed else [scales])
@@ -188,16 +188,6 @@ def _check_call(argument: str, call: dict) -> None:
     check_argument(f"{argument}: guidance_scale", _is_number(scale), scale, "a number")
     fine = negative is None or isinstance(negative, str)
     check_argument(f"{argument}: negative_prompt", fine, negative, "a text")
-
-
-def _check_checkpoint(argument: str, name: str, wanted: Sequence[str]) -> None:
-    """Judges it by its small files: nothing is drawn before all methods are known to be there."""
-    try:
-        found = pipeline_class(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{argument}: checkpoint: got {name}, wanted a {' or '.join(wanted)}: a folder or a Hub id "
-                         f"({error})") from error  # fmt: skip
-    check_argument(f"{argument}: checkpoint", found in wanted, f"{name}, a {found}", f"a {' or '.join(wanted)}")
 
 
 def _published(name: str, value: object) -> object:

@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
-from retribooru.checkpoint_facts import pipeline_class
+from retribooru.checkpoint_facts import check_pipeline
 from retribooru.dataset_script.files import replacing
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 
@@ -132,13 +132,7 @@ def weights_digest(pipeline: DiffusionPipeline) -> str:
 
 def load(argument: str, name: str, kind: type[DiffusionPipeline], device: str) -> DiffusionPipeline:
     """A pipeline of that class. Raises ValueError where there is none."""
-    wanted = f"{argument}: got {name}, wanted a {kind.__name__}: a folder or a Hub id"
-    try:
-        found = pipeline_class(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{wanted} ({error})") from error
-    if found != kind.__name__:
-        raise ValueError(f"{wanted}; it is a {found}")
+    check_pipeline(argument, name, kind.__name__)
     pipeline = kind.from_pretrained(name, dtype=torch.float32, use_safetensors=True).to(device)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -64,6 +64,18 @@ def pipeline_class(name: str) -> str | None:
     return kind[-1] if isinstance(kind, (list, tuple)) and kind else kind  # with the module, where it has its own
 
 
+def check_pipeline(argument: str, name: str, *wanted: str) -> str:
+    """The name of the class of a pipeline, by its small files. Raises ValueError where there is none, or another."""
+    expected = f"wanted a {' or '.join(wanted) or 'pipeline'}: a folder or a Hub id"
+    try:
+        found = pipeline_class(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{argument}: got {name}, {expected} ({' '.join(str(error).split())})") from error
+    if wanted and found not in wanted:
+        raise ValueError(f"{argument}: got {name}, which is a {found}; {expected}")
+    return found
+
+
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Raises ValueError or FileNotFoundError, saying what is wrong or lacking, unless a whole checkpoint is there."""
     folder = Path(folder)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from retribooru.checkpoint_facts import pipeline_class
+from retribooru.checkpoint_facts import check_pipeline
 from retribooru.checkpoints import MINI
 from retribooru.dataset_script.mini import draw_edition
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
@@ -34,9 +34,10 @@ def run_demo(out: Path, checkpoint: str | None = None, seed: int = 0) -> dict[st
         seed: of everything drawn.
     """
     began, out = time.time(), Path(out)
-    check(checkpoint or str(MINI))
+    checkpoint = checkpoint or str(MINI)
+    check_pipeline("checkpoint", checkpoint, RetriBooruPipeline.__name__)
     draw_edition(out / "figures", characters=CHARACTERS)  # by forked processes, so before any thread of torch's runs
-    pipeline = RetriBooruPipeline.from_pretrained(checkpoint or str(MINI))
+    pipeline = RetriBooruPipeline.from_pretrained(checkpoint)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu").set_progress_bar_config(disable=True)
     rows = {task: held_out_rows(str(out / "figures"), task, ROWS) for task in TASKS}
     with tqdm(total=len(TASKS) * (SEEDS + len(SCALES)) * ROWS, desc="drawing", unit="picture") as bar:
@@ -60,12 +61,3 @@ def run_demo(out: Path, checkpoint: str | None = None, seed: int = 0) -> dict[st
     for name, path in results.items():
         print(f"  {name:<7} {path}")
     return results
-
-
-def check(checkpoint: str) -> None:
-    """Raises FileNotFoundError where none is named and none came along, ValueError for one of another kind."""
-    if checkpoint == str(MINI) and not (MINI / "model_index.json").is_file():
-        raise FileNotFoundError("checkpoint: got none, and none came along; wanted one, or --train to train one here")
-    kind = pipeline_class(checkpoint)
-    if kind != RetriBooruPipeline.__name__:
-        raise ValueError(f"checkpoint: got {checkpoint}, whose class is {kind}; wanted a RetriBooruPipeline")

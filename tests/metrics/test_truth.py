@@ -251,9 +251,9 @@ def test_wrong_arguments(arguments, tmp_path, wrong, message):
 
 
 def test_pipelines_of_other_kinds_are_refused(arguments, tmp_path, stable_diffusion_dir, retribooru_dir):
-    with pytest.raises(ValueError, match="checkpoint: .* wanted a RetriBooruPipeline.*; it is a StableDiffusion"):
+    with pytest.raises(ValueError, match="checkpoint: .*, which is a StableDiffusion.*; wanted a RetriBooruPipeline"):
         measure(arguments(tmp_path, checkpoint=str(stable_diffusion_dir)))
-    with pytest.raises(ValueError, match="base: .* wanted a StableDiffusionPipeline.*; it is"):
+    with pytest.raises(ValueError, match="base: .*, which is a RetriBooruPipeline; wanted a StableDiffusionPipeline"):
         measure(arguments(tmp_path, base=str(retribooru_dir)))
 
 

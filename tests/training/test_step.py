@@ -118,3 +118,9 @@ def test_a_base_in_half_precision_is_trained_in_full(stable_diffusion, tmp_path,
     args = TrainArguments(output_dir="out", pretrained_model_name_or_path=str(tmp_path), train_base=train_base)
     models = [part for part in load_pipeline(args).components.values() if isinstance(part, torch.nn.Module)]
     assert len(models) == 4 - train_base and {model.dtype for model in models} == {torch.float32}
+
+
+def test_a_base_that_is_not_there_is_refused():
+    args = TrainArguments(output_dir="out", pretrained_model_name_or_path="no/such/folder")
+    with pytest.raises(ValueError, match="pretrained_model_name_or_path: got no/such/folder, wanted a pipeline"):
+        load_pipeline(args)

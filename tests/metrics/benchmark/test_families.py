@@ -71,7 +71,7 @@ WRONG_METHODS = {
     ),
     "another checkpoint": (
         lambda d: {"a": {**d["Stable Diffusion"], "kind": "retribooru"}},
-        "methods: a: checkpoint: got .*, a StableDiffusionPipeline, wanted a RetriBooruPipeline",
+        "methods: a: checkpoint: got .*, which is a StableDiffusionPipeline; wanted a RetriBooruPipeline",
     ),
     "two plain ones": (
         lambda d: {"a": d["Stable Diffusion"], "b": d["Stable Diffusion"]},
