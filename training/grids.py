@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import CLIPModel, CLIPProcessor
 
 from retribooru.dataset_script.files import replacing
+from retribooru.metrics import modules
 from retribooru.metrics.functional import clip_i, clip_t
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
 from retribooru.pipeline.reference_processor import pad_to_square, remove_background
@@ -62,8 +63,7 @@ def draw(pipeline: RetriBooruPipeline, row: dict, seed: int, guidance_scale: flo
 def load_clip(argument: str, name: str) -> tuple[CLIPModel, CLIPProcessor]:
     """A CLIP to score with, by Hub id or folder. Raises ValueError where there is none."""
     try:
-        model = CLIPModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
-        return model, CLIPProcessor.from_pretrained(name)
+        return modules.load_clip(name, device="cpu")
     except (OSError, ValueError) as error:
         raise ValueError(f"{argument}: got {name}, wanted a CLIP: a Hub id or a folder ({error})") from error
 
