@@ -183,7 +183,7 @@ def our_steps(pipeline, examples, method, args, accelerator, clock):
     clock.watch_optimizer(optimizer)
 
     def terms(model: nn.Module, examples: dict) -> dict[str, torch.Tensor]:
-        batch = encode_batch(pipeline, examples, concepts, args.train_base)
+        batch = encode_batch(pipeline, examples, concepts, train_base=not method.references)
         return training_loss(model, pipeline.scheduler, batch, args)
 
     return run.steps(terms), optimizer
