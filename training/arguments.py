@@ -165,12 +165,14 @@ class JudgeArguments(OptimizationArguments):
     vision_layers: int = field(default=6, metadata={"help": "How many of them."})
     text_width: int = field(default=128, metadata={"help": "Of the layers that read and write text."})
     text_layers: int = field(default=2, metadata={"help": "How many of them."})
+    tag_loss_weight: float = field(default=10.0, metadata={"help": "Of naming the tags, beside the judge's own loss."})
     validation_steps: int = field(default=500, metadata={"help": "Steps between two looks at held-out pictures."})
     validation_pictures: int = field(default=500, metadata={"help": "Held-out pictures looked at, at most."})
 
     def __post_init__(self):
         super().__post_init__()
         check_counts(self, "patch_size", "vision_layers", "text_layers", "validation_steps", "validation_pictures")
+        check_argument("tag_loss_weight", self.tag_loss_weight >= 0, self.tag_loss_weight, "at least 0")
         for name in ("vision_width", "text_width"):
             width = getattr(self, name)
             check_argument(name, width >= 32 and width % 32 == 0, width, "a multiple of 32, the width of a head")
@@ -183,12 +185,10 @@ class ClipArguments(JudgeArguments):
     """Training a small CLIP on pictures and their tags."""
 
     projection_dim: int = field(default=128, metadata={"help": "Of the embeddings."})
-    tag_loss_weight: float = field(default=10.0, metadata={"help": "Of naming the tags, beside the contrast."})
 
     def __post_init__(self):
         super().__post_init__()
         check_counts(self, "projection_dim")
-        check_argument("tag_loss_weight", self.tag_loss_weight >= 0, self.tag_loss_weight, "at least 0")
         check_argument("train_batch_size", self.train_batch_size >= 2, self.train_batch_size, "at least 2, to contrast")
 
 

@@ -1,7 +1,8 @@
 """What the trainers of the models that judge pictures share: the figures with all that is known, and the training."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from pathlib import Path
 from random import Random
@@ -56,6 +57,18 @@ class JudgedFigures(Dataset, ABC):
     @abstractmethod
     def describe(self, row: dict, rng: Random) -> dict:
         """What is said about a figure; strings, numbers and tensors of one shape."""
+
+
+def telling_tags(figures: datasets.Dataset) -> list[str]:
+    """The tags that some figures have, sorted, without those of every figure: what is always there tells nothing."""
+    sets = list(figures["tags"])
+    counts = Counter(tag for tags in sets for tag in tags)
+    return sorted(tag for tag, count in counts.items() if count < len(sets))
+
+
+def marked(tags: Collection[str], known: Sequence[str]) -> torch.Tensor:
+    """(T,): 1 for each of the T known tags that is among `tags`, else 0."""
+    return torch.tensor([float(tag in tags) for tag in known])
 
 
 def figures_of(args: JudgeArguments) -> tuple[datasets.Dataset, datasets.Dataset]:

@@ -4,8 +4,7 @@ accelerate launch -m retribooru.training.train_clip --preset mini-clip --output_
 """
 
 import sys
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 
@@ -26,7 +25,15 @@ from retribooru.metrics.embeddings import image_embeddings, text_embeddings
 from retribooru.metrics.modules import load_clip
 
 from .arguments import ClipArguments, parse
-from .judges import JudgedFigures, figures_of, image_processor, sharpen_attention, train_judge
+from .judges import (
+    JudgedFigures,
+    figures_of,
+    image_processor,
+    marked,
+    sharpen_attention,
+    telling_tags,
+    train_judge,
+)
 from .run import Run, begin
 from .scratch import small_tokenizer
 from .trainable import adamw
@@ -61,10 +68,7 @@ class TaggedFigures(JudgedFigures):
         said = list(row["tags"])
         if rng.random() < 0.5:
             said = rng.sample(said, rng.randint(1, len(said)))
-        return {"text": ", ".join(said), "shown": self._places(row["tags"]), "said": self._places(said)}
-
-    def _places(self, tags: Iterable[str]) -> Tensor:
-        return torch.tensor([float(tag in tags) for tag in self.tags])
+        return {"text": ", ".join(said), "shown": marked(row["tags"], self.tags), "said": marked(said, self.tags)}
 
 
 class TagNaming(nn.Module):
@@ -176,10 +180,8 @@ def train_clip(args: ClipArguments) -> Path:
     half precision, training.json with its accuracy on held-out characters, metrics.jsonl and loss.png."""
     accelerator = begin(args)
     figures, held_out = figures_of(args)
-    sets = list(figures["tags"])
-    counts = Counter(tag for tags in sets for tag in tags)
-    known = sorted(tag for tag, count in counts.items() if count < len(sets))  # what is always there tells nothing
-    tokenizer = tokenizer_of(args, accelerator, [", ".join(tags) for tags in sets])
+    known = telling_tags(figures)
+    tokenizer = tokenizer_of(args, accelerator, [", ".join(tags) for tags in figures["tags"]])
     processor = CLIPProcessor(image_processor(args.resolution), tokenizer)
     naming = TagNaming(small_clip(tokenizer, args), len(known)).to(accelerator.device)
     optimizer = adamw([{"params": list(naming.parameters())}], args)

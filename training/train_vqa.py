@@ -13,6 +13,7 @@ from random import Random
 import datasets
 from tokenizers.implementations import BertWordPieceTokenizer
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import BertTokenizerFast, BlipConfig, BlipForQuestionAnswering, BlipImageProcessor, BlipProcessor
 
 from retribooru.dataset_script.mini import TRUTH
@@ -21,7 +22,7 @@ from retribooru.metrics.diversity import QUESTION
 from retribooru.metrics.modules import load_vqa
 
 from .arguments import VqaArguments, parse
-from .judges import JudgedFigures, figures_of, sharpen_attention, train_judge
+from .judges import JudgedFigures, figures_of, marked, sharpen_attention, telling_tags, train_judge
 from .run import Run, begin
 from .trainable import adamw
 
@@ -49,14 +50,23 @@ def answers_about(row: dict) -> dict[str, str]:
 
 
 class AskedFigures(JudgedFigures):
-    """Figures with questions about them: `QUESTION` and others, drawn anew every epoch."""
+    """Figures with questions about them: `QUESTION` and others, drawn anew every epoch.
+
+    Args:
+        tags: those that are to be named.
+    """
+
+    def __init__(self, figures: datasets.Dataset, tags: list[str], args: VqaArguments):
+        super().__init__(figures, args)
+        self.tags = tags
 
     def describe(self, row: dict, rng: Random) -> dict:
-        """questions and answers, Q strings each."""
+        """questions and answers, Q strings each; shown (T,): 1 for each of the tags of the picture."""
         answers = answers_about(row)
         others = rng.sample(list(QUESTIONS.values()), min(self.args.questions_per_picture - 1, len(QUESTIONS)))
         questions = [QUESTION, *others]
-        return {"questions": questions, "answers": [answers[question] for question in questions]}
+        told = {"questions": questions, "answers": [answers[question] for question in questions]}
+        return {**told, "shown": marked(row["tags"], self.tags)}
 
 
 def word_tokenizer(texts: Iterable[str]) -> BertTokenizerFast:
@@ -90,29 +100,41 @@ def small_blip(tokenizer: BertTokenizerFast, args: VqaArguments) -> BlipForQuest
 
 
 class Answering(nn.Module):
-    """A BLIP asked several questions about a picture that it reads once."""
+    """A BLIP asked several questions about a picture that it reads once, and one linear layer that names the tags from
+    the state of its class token; the layer is thrown away.
 
-    def __init__(self, blip: BlipForQuestionAnswering):
+    From answers alone a BLIP this small learns the background and hardly more: of most tokens of an answer the words
+    before tell enough.
+    """
+
+    def __init__(self, blip: BlipForQuestionAnswering, tags: int):
         super().__init__()
-        self.blip = blip
+        self.blip, self.head = blip, nn.Linear(blip.config.vision_config.hidden_size, tags)
 
-    def forward(self, pixels: Tensor, questions: dict[str, Tensor], answers: dict[str, Tensor]) -> Tensor:
-        """pixels (B, 3, R, R), questions and answers as tokens of B Q texts -> loss in nats per token, a scalar."""
+    def forward(
+        self, pixels: Tensor, questions: dict[str, Tensor], answers: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """pixels (B, 3, R, R), questions and answers as tokens of B Q texts -> loss in nats per token, a scalar, and
+        logits of the tags of each picture (B, T)."""
         seen = self.blip.vision_model(pixel_values=pixels).last_hidden_state
+        shown = self.head(seen[:, 0])
         seen = seen.repeat_interleave(len(questions["input_ids"]) // len(pixels), dim=0)
         asked = self.blip.text_encoder(
             questions["input_ids"], attention_mask=questions["attention_mask"], encoder_hidden_states=seen
         ).last_hidden_state
         unused = answers["attention_mask"] == 0
-        return self.blip.text_decoder(
+        told = self.blip.text_decoder(
             answers["input_ids"], attention_mask=answers["attention_mask"], encoder_hidden_states=asked,
             encoder_attention_mask=questions["attention_mask"],
             labels=answers["input_ids"].masked_fill(unused, -100),
         ).loss  # fmt: skip
+        return told, shown
 
 
-def vqa_terms(model: nn.Module, examples: dict, tokenizer: BertTokenizerFast) -> dict[str, Tensor]:
-    """Scalars: "loss", the cross-entropy of the answers' tokens in nats."""
+def vqa_terms(
+    model: nn.Module, examples: dict, tokenizer: BertTokenizerFast, tag_loss_weight: float
+) -> dict[str, Tensor]:
+    """Scalars in nats, of answers per token, of tags per tag: "loss" = "answers" + tag_loss_weight * "tags"."""
     pixels = examples["pixel_values"]
 
     def tokens(texts: list[tuple[str]]) -> dict[str, Tensor]:
@@ -121,7 +143,9 @@ def vqa_terms(model: nn.Module, examples: dict, tokenizer: BertTokenizerFast) ->
         found = tokenizer(flat, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
         return {name: found[name].to(pixels.device) for name in ("input_ids", "attention_mask")}
 
-    return {"loss": model(pixels, tokens(examples["questions"]), tokens(examples["answers"])).mean()}
+    answers, shown = model(pixels, tokens(examples["questions"]), tokens(examples["answers"]))
+    answers, tags = answers.mean(), F.binary_cross_entropy_with_logits(shown.float(), examples["shown"])
+    return {"loss": answers + tag_loss_weight * tags, "answers": answers, "tags": tags}
 
 
 def vqa_accuracy(
@@ -147,18 +171,19 @@ def train_vqa(args: VqaArguments) -> Path:
     precision, training.json with its accuracy on held-out characters, metrics.jsonl and loss.png."""
     accelerator = begin(args)
     figures, held_out = figures_of(args)
-    examples = AskedFigures(figures, args)
+    known = telling_tags(figures)
     texts = (
         text for row in figures.select_columns(["tags", *TRUTH]) for pair in answers_about(row).items() for text in pair
     )
     tokenizer = word_tokenizer(texts)
     half, size = [0.5, 0.5, 0.5], {"height": args.resolution, "width": args.resolution}
     processor = BlipProcessor(BlipImageProcessor(size=size, image_mean=half, image_std=half), tokenizer)
-    answering = Answering(small_blip(tokenizer, args)).to(accelerator.device)
-    run = Run(args, accelerator, answering, adamw([{"params": list(answering.parameters())}], args), examples)
+    answering = Answering(small_blip(tokenizer, args), len(known)).to(accelerator.device)
+    optimizer = adamw([{"params": list(answering.parameters())}], args)
+    run = Run(args, accelerator, answering, optimizer, AskedFigures(figures, known, args))
     return train_judge(
         run,
-        lambda model, batch: vqa_terms(model, batch, tokenizer),
+        lambda model, batch: vqa_terms(model, batch, tokenizer, args.tag_loss_weight),
         answering.blip,
         processor,
         held_out,

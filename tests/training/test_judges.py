@@ -138,10 +138,12 @@ def test_every_answer_is_read_and_written_without_loss(rows):
 
 
 def test_blip_is_asked_each_question_once_and_told_the_truth(rows):
-    asked = train_vqa.AskedFigures(rows, arguments(VqaArguments, questions_per_picture=4))
+    tags = sorted({tag for tags in rows["tags"] for tag in tags})
+    asked = train_vqa.AskedFigures(rows, tags, arguments(VqaArguments, questions_per_picture=4))
     row = rows.remove_columns(["image"])[0]
     said = asked.describe(row, Random(0))
     assert len(set(said["questions"])) == 4 and said["questions"][0] == QUESTION
+    assert {tag for tag, one in zip(tags, said["shown"]) if one} == set(row["tags"])
     truth = train_vqa.answers_about(row)
     assert said["answers"] == [truth[question] for question in said["questions"]]
     assert truth[train_vqa.QUESTIONS["hair"]] == row["hair"].replace("_", " ")
@@ -169,4 +171,4 @@ def test_one_picture_is_no_contrast():
 
 def test_figures_without_the_truth_are_refused(rows):
     with pytest.raises(ValueError, match="got figures without hair"):
-        train_vqa.AskedFigures(rows.remove_columns(["hair"]), arguments(VqaArguments))
+        train_vqa.AskedFigures(rows.remove_columns(["hair"]), [], arguments(VqaArguments))
