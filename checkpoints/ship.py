@@ -25,6 +25,7 @@ MEASURED = {
     "mini-benchmark": ("Benchmark", "results", ("frontier", "prompts")),
     "ablations": ("Ablations, in miniature", "ablations", ("ablations",)),
 }
+GRID = Path(__file__).parents[1] / "docs" / "demo_grid.png"  # what `retribooru demo` drew with it
 OF_A_RUN = ("checkpoint-*", "*.partial", "metrics.jsonl", "tokenizer")  # what others have no use for
 
 
@@ -35,14 +36,16 @@ def save_half(kind: type[DiffusionPipeline], run: Path, folder: Path) -> None:
 
 
 def ship_mini(runs: Path) -> None:
-    """The pipeline, its training's curves and what was measured of it."""
+    """The pipeline, its training's curves, what its pictures look like and what was measured of it."""
     with replacing_folder(MINI) as folder:
         save_half(RetriBooruPipeline, runs / "mini-retrieval", folder)
         evaluation = folder / "evaluation"
         evaluation.mkdir()
         for name in ("vae", "base", "retrieval"):
             shutil.copy(runs / f"mini-{name}" / "loss.png", evaluation / f"training-{name}.png")
-        sections = [ship_measured(runs / name, evaluation, *what) for name, what in MEASURED.items()]
+        shutil.copy(GRID, evaluation / "grid.png")
+        sections = [Path(__file__).with_name("mini.md").read_text(encoding="utf-8")]
+        sections += [ship_measured(runs / name, evaluation, *what) for name, what in MEASURED.items()]
         commands = Path(__file__).with_name("mini.sh").read_text(encoding="utf-8")
         sections.append(f"### The commands\n\n```bash\n{commands}```\n")
         (evaluation / "results.md").write_text("\n".join(filter(None, sections)), encoding="utf-8")
