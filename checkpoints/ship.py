@@ -4,9 +4,11 @@ python -m retribooru.checkpoints.ship base mini attributes --runs runs
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
@@ -18,7 +20,43 @@ from retribooru.training.train_ip_adapter import WEIGHTS
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-JUDGES = ("attributes", "clip", "vqa")  # small models that read pictures; saved in half precision by their trainers
+
+class Judge(NamedTuple):
+    """A small model that reads pictures; its trainer saves it in half precision."""
+
+    says: str  # in a card
+    loads: str
+    accuracy: str  # what its numbers are shares of, and what each beside the attributes is
+
+
+JUDGES = {
+    "attributes": Judge(
+        "A classifier that reads the attributes of a figure off a picture",
+        """from retribooru.metrics.attributes import AttributeClassifier
+
+AttributeClassifier.from_pretrained("checkpoints/mini-attributes").classify(images)""",
+        "pictures of which the right value is read",
+    ),
+    "clip": Judge(
+        "A small CLIP",
+        """import evaluate
+import retribooru
+
+evaluate.load("clip_i").compute(predictions=images, references=references, model_name_or_path="checkpoints/mini-clip")""",
+        "pictures that are closer to the prompt that is true of them than to one for each other value; `own_tags`: closer "
+        "to all of their own tags than to those of 49 other pictures",
+    ),
+    "vqa": Judge(
+        "A small BLIP that answers questions",
+        """import evaluate
+import retribooru
+
+evaluate.load("vqa_diversity").compute(
+    predictions=groups, vqa_model_name_or_path="checkpoints/mini-vqa", model_name_or_path="checkpoints/mini-clip"
+)""",
+        "pictures of which the answer is right to the letter; `description`: tags that are named when all is asked for",
+    ),
+}
 # Of the mini checkpoint: {what measured it: (title in the card, its table, its pictures)}.
 MEASURED = {
     "mini-truth": ("What a classifier reads off pictures", "truth", ("scale", "references")),
@@ -76,8 +114,40 @@ def ship_base(runs: Path) -> None:
 
 
 def ship_judge(name: str, runs: Path) -> None:
+    """What its trainer left, and a card."""
     with replacing_folder(MINI.with_name(f"mini-{name}")) as folder:
         shutil.copytree(runs / f"mini-{name}", folder, ignore=shutil.ignore_patterns(*OF_A_RUN), dirs_exist_ok=True)
+        (folder / "README.md").write_text(judge_card(name, folder), encoding="utf-8")
+
+
+def judge_card(name: str, folder: Path) -> str:
+    """What a judge is, how it is loaded, and how well it reads pictures of characters that it was never trained on."""
+    training, judge = json.loads((folder / "training.json").read_text(encoding="utf-8")), JUDGES[name]
+    held_out = training["held_out"]
+    names, shares = zip(*held_out["accuracy"].items())
+    return f"""---
+license: apache-2.0
+tags: [retribooru]
+---
+
+# mini-{name}
+
+{judge.says}. It has seen the mini edition's drawn figures at {training["settings"]["resolution"]} pixels and nothing else:
+a judge of the mini checkpoint's pictures, whose numbers compare with no other model's.
+
+```python
+{judge.loads}
+```
+
+Trained for {training["steps"]:,} steps. Of {held_out["pictures"]:,} pictures of characters that it was never trained on,
+percent of the {judge.accuracy}:
+
+| {" | ".join(names)} |
+|{" ---: |" * len(names)}
+| {" | ".join(f"{100 * share:.1f}" for share in shares)} |
+
+![Loss](loss.png)
+"""
 
 
 def ship_ip_adapter(runs: Path) -> None:

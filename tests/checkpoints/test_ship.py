@@ -84,9 +84,16 @@ def test_a_judge_without_what_a_run_leaves(runs, monkeypatch):
     AttributeClassifier({"hair": ["red", "black"]}, 32, [8, 16]).half().save_pretrained(runs / "mini-attributes")
     (runs / "mini-attributes" / "checkpoint-5").mkdir()
     (runs / "mini-attributes" / "metrics.jsonl").write_text("{}")
+    (runs / "mini-attributes" / "training.json").write_text(json.dumps(
+        {"steps": 4000, "settings": {"resolution": 32}, "held_out": {"pictures": 1951, "accuracy": {"hair": 0.987}}}
+    ))  # fmt: skip
     ships(monkeypatch, "attributes", "--runs", runs)
     folder = ship.MINI.with_name("mini-attributes")
-    assert {path.name for path in folder.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
+    kept = {"config.json", "diffusion_pytorch_model.safetensors", "training.json"}
+    assert {path.name for path in folder.iterdir()} == {*kept, "README.md"}
+    card = (folder / "README.md").read_text()
+    assert "4,000 steps. Of 1,951 pictures" in card and "| hair |\n| ---: |\n| 98.7 |" in card
+    assert "at 32 pixels" in card
 
 
 def test_an_ip_adapter_in_half_precision(runs, stable_diffusion, monkeypatch):
