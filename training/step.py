@@ -8,7 +8,7 @@ from torch import nn
 
 from retribooru.dataset_script.concepts import CONCEPTS
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
-from retribooru.pipeline.retrieved_features import cells_with_content
+from retribooru.pipeline.retrieved_features import kept_tokens, take_tokens
 
 from . import objective
 from .arguments import TrainArguments
@@ -39,11 +39,10 @@ class Model(nn.Module):
         items, count = references.shape[:2]
         read_at = timesteps.repeat_interleave(count) if items == len(noisy) else None
         features = self.retrieval_encoder(references.flatten(0, 1), concepts.flatten(0, 1), read_at).features
-        tokens, biases = [], []
-        for level in features:  # (items * N, C, h, w)
-            tokens.append(level.flatten(2).transpose(1, 2).unflatten(0, (items, count)).flatten(1, 2))
-            kept = cells_with_content(content.flatten(0, 1), level.shape[-2:]).unflatten(0, (items, count)).flatten(1)
-            biases.append(torch.zeros_like(kept, dtype=level.dtype).masked_fill(~kept, -torch.inf))
+        sizes, weights = [level.shape[-2:] for level in features], torch.ones(items * count)
+        indices, masks, _ = kept_tokens(content.flatten(0, 1).cpu(), [count] * items, weights, sizes)
+        tokens = take_tokens(features, [chosen.to(noisy.device) for chosen in indices])
+        biases = [torch.where(mask, 0.0, -torch.inf).to(noisy.device) for mask in masks]
         retrieved = self.unet.project_references(tokens, biases)
         return self.unet(noisy, timesteps, text, retrieved, scale).sample
 
