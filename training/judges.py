@@ -59,16 +59,26 @@ class JudgedFigures(Dataset, ABC):
         """What is said about a figure; strings, numbers and tensors of one shape."""
 
 
-def telling_tags(figures: datasets.Dataset) -> list[str]:
+class NamedFigures(JudgedFigures, ABC):
+    """Figures whose tags a layer of the training is to name.
+
+    Args:
+        tags: T of them.
+    """
+
+    def __init__(self, figures: datasets.Dataset, tags: Sequence[str], args: JudgeArguments):
+        super().__init__(figures, args)
+        self.tags = tags
+
+    def marked(self, tags: Collection[str]) -> torch.Tensor:
+        """(T,): 1 for each of the T tags that is among these, else 0."""
+        return torch.tensor([float(tag in tags) for tag in self.tags])
+
+
+def telling_tags(sets: Sequence[Sequence[str]]) -> list[str]:
     """The tags that some figures have, sorted, without those of every figure: what is always there tells nothing."""
-    sets = list(figures["tags"])
     counts = Counter(tag for tags in sets for tag in tags)
     return sorted(tag for tag, count in counts.items() if count < len(sets))
-
-
-def marked(tags: Collection[str], known: Sequence[str]) -> torch.Tensor:
-    """(T,): 1 for each of the T known tags that is among `tags`, else 0."""
-    return torch.tensor([float(tag in tags) for tag in known])
 
 
 def figures_of(args: JudgeArguments) -> tuple[datasets.Dataset, datasets.Dataset]:

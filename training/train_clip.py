@@ -25,15 +25,7 @@ from retribooru.metrics.embeddings import image_embeddings, text_embeddings
 from retribooru.metrics.modules import load_clip
 
 from .arguments import ClipArguments, parse
-from .judges import (
-    JudgedFigures,
-    figures_of,
-    image_processor,
-    marked,
-    sharpen_attention,
-    telling_tags,
-    train_judge,
-)
+from .judges import NamedFigures, figures_of, image_processor, sharpen_attention, telling_tags, train_judge
 from .run import Run, begin
 from .scratch import small_tokenizer
 from .trainable import adamw
@@ -52,23 +44,15 @@ SAYING = {  # {attribute: {value: the tags that say so}}
 GARMENTS = {"top": ("shirt", "hoodie", "sweater"), "bottom": ("skirt", "pants", "shorts")}
 
 
-class TaggedFigures(JudgedFigures):
-    """Figures and a text of their tags: half of the time of all, else of some of them, in any order.
-
-    Args:
-        tags: those that are to be named.
-    """
-
-    def __init__(self, figures: datasets.Dataset, tags: list[str], args: ClipArguments):
-        super().__init__(figures, args)
-        self.tags = tags
+class TaggedFigures(NamedFigures):
+    """Figures and a text of their tags: half of the time of all, else of some of them, in any order."""
 
     def describe(self, row: dict, rng: Random) -> dict:
         """text: a prompt; shown and said (T,): 1 for each of the tags of the picture, and of those in the text."""
         said = list(row["tags"])
         if rng.random() < 0.5:
             said = rng.sample(said, rng.randint(1, len(said)))
-        return {"text": ", ".join(said), "shown": marked(row["tags"], self.tags), "said": marked(said, self.tags)}
+        return {"text": ", ".join(said), "shown": self.marked(row["tags"]), "said": self.marked(said)}
 
 
 class TagNaming(nn.Module):
@@ -180,8 +164,9 @@ def train_clip(args: ClipArguments) -> Path:
     half precision, training.json with its accuracy on held-out characters, metrics.jsonl and loss.png."""
     accelerator = begin(args)
     figures, held_out = figures_of(args)
-    known = telling_tags(figures)
-    tokenizer = tokenizer_of(args, accelerator, [", ".join(tags) for tags in figures["tags"]])
+    sets = list(figures["tags"])
+    known = telling_tags(sets)
+    tokenizer = tokenizer_of(args, accelerator, [", ".join(tags) for tags in sets])
     processor = CLIPProcessor(image_processor(args.resolution), tokenizer)
     naming = TagNaming(small_clip(tokenizer, args), len(known)).to(accelerator.device)
     optimizer = adamw([{"params": list(naming.parameters())}], args)

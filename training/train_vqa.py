@@ -22,7 +22,7 @@ from retribooru.metrics.diversity import QUESTION
 from retribooru.metrics.modules import load_vqa
 
 from .arguments import VqaArguments, parse
-from .judges import JudgedFigures, figures_of, marked, sharpen_attention, telling_tags, train_judge
+from .judges import NamedFigures, figures_of, sharpen_attention, telling_tags, train_judge
 from .run import Run, begin
 from .trainable import adamw
 
@@ -49,16 +49,8 @@ def answers_about(row: dict) -> dict[str, str]:
     return {question: answer.replace("_", " ") for question, answer in said.items()}
 
 
-class AskedFigures(JudgedFigures):
-    """Figures with questions about them: `QUESTION` and others, drawn anew every epoch.
-
-    Args:
-        tags: those that are to be named.
-    """
-
-    def __init__(self, figures: datasets.Dataset, tags: list[str], args: VqaArguments):
-        super().__init__(figures, args)
-        self.tags = tags
+class AskedFigures(NamedFigures):
+    """Figures with questions about them: `QUESTION` and others, drawn anew every epoch."""
 
     def describe(self, row: dict, rng: Random) -> dict:
         """questions and answers, Q strings each; shown (T,): 1 for each of the tags of the picture."""
@@ -66,7 +58,7 @@ class AskedFigures(JudgedFigures):
         others = rng.sample(list(QUESTIONS.values()), min(self.args.questions_per_picture - 1, len(QUESTIONS)))
         questions = [QUESTION, *others]
         told = {"questions": questions, "answers": [answers[question] for question in questions]}
-        return {**told, "shown": marked(row["tags"], self.tags)}
+        return {**told, "shown": self.marked(row["tags"])}
 
 
 def word_tokenizer(texts: Iterable[str]) -> BertTokenizerFast:
@@ -171,7 +163,7 @@ def train_vqa(args: VqaArguments) -> Path:
     precision, training.json with its accuracy on held-out characters, metrics.jsonl and loss.png."""
     accelerator = begin(args)
     figures, held_out = figures_of(args)
-    known = telling_tags(figures)
+    known = telling_tags(list(figures["tags"]))
     texts = (
         text for row in figures.select_columns(["tags", *TRUTH]) for pair in answers_about(row).items() for text in pair
     )
