@@ -1,5 +1,7 @@
 """A training of a few steps with tiny models."""
 
+from contextlib import contextmanager
+
 import pytest
 from accelerate.state import AcceleratorState
 
@@ -7,8 +9,24 @@ from retribooru.training.arguments import TrainArguments
 from retribooru.training.train import train
 
 
+@pytest.fixture(scope="session")
+def own_precision():
+    """`with own_precision():` accelerate, which keeps the precision of a process's first training for all others,
+    forgets it before and after."""
+
+    @contextmanager
+    def own_precision():
+        AcceleratorState._reset_state(reset_partial_state=True)
+        try:
+            yield
+        finally:
+            AcceleratorState._reset_state(reset_partial_state=True)
+
+    return own_precision
+
+
 @pytest.fixture(scope="module")
-def run(data_dir, stable_diffusion_dir, tmp_path_factory):
+def run(data_dir, stable_diffusion_dir, tmp_path_factory, own_precision):
     """A training of six steps, with a checkpoint after every second."""
 
     def run(name=None, **options):
@@ -28,11 +46,7 @@ def run(data_dir, stable_diffusion_dir, tmp_path_factory):
             "checkpointing_steps": 2,
             "proportion_empty_references": 0.0,
         }
-        # accelerate keeps the precision of a process's first training for all others.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        try:
+        with own_precision():
             return train(TrainArguments(**{**settings, **options}))
-        finally:
-            AcceleratorState._reset_state(reset_partial_state=True)
 
     return run

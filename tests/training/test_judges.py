@@ -6,7 +6,6 @@ from random import Random
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from retribooru.dataset_script.mini import TRUTH
@@ -29,14 +28,10 @@ TRAINERS = {"clip": train_clip, "vqa": train_vqa}
 
 
 @pytest.fixture(scope="module")
-def train(edition):
+def train(edition, own_precision):
     def train(judge, folder, *more):
-        # accelerate keeps the precision of a process's first training for all others.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        try:
+        with own_precision():
             TRAINERS[judge].main(["--output_dir", str(folder), "--data_dir", str(edition), *SETTINGS, *more])
-        finally:
-            AcceleratorState._reset_state(reset_partial_state=True)
         return folder
 
     return train

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
@@ -37,7 +36,7 @@ def clip_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(data_dir, stable_diffusion_dir, clip_dir, tmp_path_factory):
+def run(data_dir, stable_diffusion_dir, clip_dir, tmp_path_factory, own_precision):
     def run(folder=None, **options):
         settings = {
             "output_dir": str(folder or tmp_path_factory.mktemp("run")),
@@ -47,11 +46,8 @@ def run(data_dir, stable_diffusion_dir, clip_dir, tmp_path_factory):
             **{"resolution": 32, "train_batch_size": 2, "noise_draws": 2, "max_train_steps": 4, "learning_rate": 1e-2},
             **{"lr_warmup_steps": 1, "logging_steps": 1, "checkpointing_steps": 2},
         }
-        AcceleratorState._reset_state(reset_partial_state=True)
-        try:
+        with own_precision():
             return train_ip_adapter(IpAdapterArguments(**{**settings, **options}))
-        finally:
-            AcceleratorState._reset_state(reset_partial_state=True)
 
     return run
 

@@ -9,10 +9,11 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def benchmark(monkeypatch, own_precision):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    return importlib.import_module("training")
+    with own_precision():
+        yield importlib.import_module("training")
 
 
 def test_each_method_does_a_step(benchmark, tmp_path):
