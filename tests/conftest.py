@@ -10,9 +10,8 @@ from filelock import FileLock
 
 from environments import environments_wanted, make_environments, python_of
 from handmade import write_figures
-from hub import Hub, serve
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the Hub
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the Hub; read when huggingface_hub is imported: later
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as they are told to be: a thread for each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 REAL_FIGURES = Path(__file__).parents[2] / "shared" / "real_figures"
@@ -100,8 +99,10 @@ def environments() -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def hub(environments, tmp_path_factory) -> Hub:
+def hub(environments, tmp_path_factory):
     """A Hub on this machine."""
+    from hub import serve
+
     with serve(environments["hub"], tmp_path_factory.mktemp("hub")) as hub:
         yield hub
 
