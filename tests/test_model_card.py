@@ -74,6 +74,7 @@ def test_settings_other_than_the_usual(stable_diffusion, tmp_path):
         stable_diffusion.to(torch.float16), retrieval_query="encoder", reference_timestep="denoising"
     ).save_pretrained(tmp_path, variant="fp16")
     text = card_of(tmp_path).text
+    assert "guidance_scale=" not in text  # nothing is known of it
     assert "`denoising`: references are read anew" in text and "`encoder`: the encoder's feature" in text
     assert len(re.findall(r'\| float16 \(`variant="fp16"`\) \|', text)) == 4 and "float32" not in text
 
@@ -90,6 +91,7 @@ def test_training_facts(checkpoint, data_dir):
     assert f"2 steps, finished {facts['finished']}" in card.text and facts["held_out"]["verdict"] in card.text
     assert "NOT learned to retrieve" in card.text  # two steps are too few
     assert "learning_rate: 0.001" in card.text
+    assert "    guidance_scale=7.5,  # as in the grids of its training\n    generator=" in card.text
     assert UNTRAINED not in card.text and UNKNOWN not in card.text
     assert card.data.base_model is None  # a folder of this machine means nothing elsewhere
 

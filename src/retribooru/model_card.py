@@ -80,6 +80,7 @@ def model_card(checkpoint: Checkpoint, repo_id: str | None = None, license: str 
         query_words=QUERIES[unet["retrieval_query"]],
         parts=[_part(name, checkpoint.index[name][1], weights) for name, weights in checkpoint.weights.items()],
         training=_training(checkpoint.training),
+        guidance_scale=(checkpoint.training or {"settings": {}})["settings"].get("validation_guidance_scale"),
         tables=tables,
         plots=[plot for plot in checkpoint.plots if not any(f"]({plot})" in table for table in tables)],
         filter_words="" if "safety_checker" not in checkpoint.weights else " but the safety checker that comes along",
