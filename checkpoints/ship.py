@@ -63,6 +63,7 @@ MEASURED = {
     "mini-benchmark": ("Benchmark", "results", ("frontier", "prompts")),
     "ablations": ("Ablations, in miniature", "ablations", ("ablations",)),
 }
+CARDS = Path(__file__).parent
 GRID = Path(__file__).parents[1] / "docs" / "demo_grid.png"  # what `retribooru demo` drew with it
 OF_A_RUN = ("checkpoint-*", "*.partial", "metrics.jsonl", "tokenizer")  # what others have no use for
 
@@ -82,9 +83,9 @@ def ship_mini(runs: Path) -> None:
         for name in ("vae", "base", "retrieval"):
             shutil.copy(runs / f"mini-{name}" / "loss.png", evaluation / f"training-{name}.png")
         shutil.copy(GRID, evaluation / "grid.png")
-        sections = [Path(__file__).with_name("mini.md").read_text(encoding="utf-8")]
+        sections = [(CARDS / "mini.md").read_text(encoding="utf-8")]
         sections += [ship_measured(runs / name, evaluation, *what) for name, what in MEASURED.items()]
-        commands = Path(__file__).with_name("mini.sh").read_text(encoding="utf-8")
+        commands = (CARDS / "mini.sh").read_text(encoding="utf-8")
         sections.append(f"### The commands\n\n```bash\n{commands}```\n")
         (evaluation / "results.md").write_text("\n".join(filter(None, sections)), encoding="utf-8")
         write_model_card(folder, license="apache-2.0")
@@ -111,6 +112,7 @@ def ship_base(runs: Path) -> None:
     """The Stable Diffusion that the mini checkpoint was made from: what comparisons without references draw with."""
     with replacing_folder(MINI.with_name("mini-base")) as folder:
         save_half(StableDiffusionPipeline, runs / "mini-base", folder)
+        shutil.copy(CARDS / "mini-base.md", folder / "README.md")
 
 
 def ship_judge(name: str, runs: Path) -> None:
@@ -160,6 +162,7 @@ def ship_ip_adapter(runs: Path) -> None:
         encoder = CLIPVisionModelWithProjection.from_pretrained(run / "image_encoder", dtype=torch.float16)
         for part in (encoder, CLIPImageProcessor.from_pretrained(run / "image_encoder")):
             part.save_pretrained(folder / "image_encoder")
+        shutil.copy(CARDS / "mini-ip-adapter.md", folder / "README.md")
 
 
 PIPELINES = {"base": ship_base, "mini": ship_mini, "ip-adapter": ship_ip_adapter}

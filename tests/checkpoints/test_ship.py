@@ -54,7 +54,7 @@ def test_the_base_in_half_precision(runs, stable_diffusion, monkeypatch):
     ships(monkeypatch, "base", "--runs", runs)
     folder = ship.MINI.with_name("mini-base")
     assert StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16).unet.dtype == torch.float16
-    assert (folder / "training.json").is_file()
+    assert (folder / "training.json").is_file() and "# mini-base" in (folder / "README.md").read_text()
 
 
 def test_what_was_measured_comes_along(runs, monkeypatch):
@@ -108,6 +108,7 @@ def test_an_ip_adapter_in_half_precision(runs, stable_diffusion, monkeypatch):
     folder = ship.MINI.with_name("mini-ip-adapter")
     files = [path for path in folder.rglob("*.safetensors")]
     assert {tensor.dtype for path in files for tensor in load_file(path).values()} == {torch.float16}
+    assert "# mini-ip-adapter" in (folder / "README.md").read_text()
     stable_diffusion.load_ip_adapter(folder, subfolder="", weight_name=WEIGHTS)
     assert stable_diffusion.image_encoder.config.projection_dim == 16
 
