@@ -16,6 +16,7 @@ from retribooru import RetriBooruPipeline
 from retribooru.checkpoints import MINI
 from retribooru.dataset_script.files import replacing_folder
 from retribooru.model_card import write_model_card
+from retribooru.pipeline.checkpoint import portable
 from retribooru.training.train_ip_adapter import WEIGHTS
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
@@ -70,7 +71,9 @@ OF_A_RUN = ("checkpoint-*", "*.partial", "metrics.jsonl", "tokenizer")  # what o
 
 def save_half(kind: type[DiffusionPipeline], run: Path, folder: Path) -> None:
     """What a run trained, in half precision, with its settings."""
-    kind.from_pretrained(run, torch_dtype=torch.float16).save_pretrained(folder)
+    pipeline = kind.from_pretrained(run, torch_dtype=torch.float16)
+    pipeline.save_pretrained(folder)
+    portable(folder, pipeline.components)
     shutil.copy(run / "training.json", folder)
 
 
@@ -119,6 +122,7 @@ def ship_judge(name: str, runs: Path) -> None:
     """What its trainer left, and a card."""
     with replacing_folder(MINI.with_name(f"mini-{name}")) as folder:
         shutil.copytree(runs / f"mini-{name}", folder, ignore=shutil.ignore_patterns(*OF_A_RUN), dirs_exist_ok=True)
+        portable(folder, ["."])
         (folder / "README.md").write_text(judge_card(name, folder), encoding="utf-8")
 
 
@@ -162,6 +166,7 @@ def ship_ip_adapter(runs: Path) -> None:
         encoder = CLIPVisionModelWithProjection.from_pretrained(run / "image_encoder", dtype=torch.float16)
         for part in (encoder, CLIPImageProcessor.from_pretrained(run / "image_encoder")):
             part.save_pretrained(folder / "image_encoder")
+        portable(folder, ["image_encoder"])
         shutil.copy(CARDS / "mini-ip-adapter.md", folder / "README.md")
 
 

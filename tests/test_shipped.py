@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from launching import launch
 from retribooru.checkpoints import MINI
 
-MEGABYTES = {"mini": 40, "mini-base": 40, "mini-attributes": 15, "mini-clip": 15, "mini-vqa": 15}
+MEGABYTES = {"mini": 40, "mini-base": 40, "mini-attributes": 15, "mini-clip": 15, "mini-vqa": 15, "mini-ip-adapter": 15}
 READABLE = {".safetensors", ".json", ".md", ".png", ".py", ".txt"}
 
 

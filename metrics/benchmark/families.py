@@ -3,8 +3,8 @@
 A name each, and what draws under it; a list of scales makes a family of methods, one for each:
 
     RetriBooru: {kind: retribooru, checkpoint: checkpoints/mini, retrieval_scale: [0.5, 1.0, 1.5], guidance_scale: 2.0}
-    Stable Diffusion: {kind: stable-diffusion, checkpoint: runs/mini-base}
-    IP-Adapter: {kind: ip-adapter, checkpoint: runs/mini-base, adapter: runs/mini-ip-adapter,
+    Stable Diffusion: {kind: stable-diffusion, checkpoint: checkpoints/mini-base}
+    IP-Adapter: {kind: ip-adapter, checkpoint: checkpoints/mini-base, adapter: checkpoints/mini-ip-adapter,
                  weight_name: ip_adapter.safetensors, scale: [0.3, 0.6, 1.0]}
     ControlNet: {kind: controlnet, checkpoint: someone/base, controlnet: someone/controlnet, scale: 0.8}
     mine: {function: my_module:draw, any_option: 3}

@@ -53,7 +53,10 @@ def test_the_base_in_half_precision(runs, stable_diffusion, monkeypatch):
     (runs / "mini-base" / "training.json").write_text("{}")
     ships(monkeypatch, "base", "--runs", runs)
     folder = ship.MINI.with_name("mini-base")
-    assert StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16).unet.dtype == torch.float16
+    assert load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"].dtype == torch.float16
+    image = StableDiffusionPipeline.from_pretrained(folder)("1girl", num_inference_steps=1).images[0]
+    assert image.size == (32, 32)
+    assert not any("_name_or_path" in file.read_text() for file in folder.glob("*/config.json"))
     assert (folder / "training.json").is_file() and "# mini-base" in (folder / "README.md").read_text()
 
 
@@ -109,6 +112,7 @@ def test_an_ip_adapter_in_half_precision(runs, stable_diffusion, monkeypatch):
     files = [path for path in folder.rglob("*.safetensors")]
     assert {tensor.dtype for path in files for tensor in load_file(path).values()} == {torch.float16}
     assert "# mini-ip-adapter" in (folder / "README.md").read_text()
+    assert CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder").dtype == torch.float32
     stable_diffusion.load_ip_adapter(folder, subfolder="", weight_name=WEIGHTS)
     assert stable_diffusion.image_encoder.config.projection_dim == 16
 

@@ -144,6 +144,8 @@ def test_half_precision_is_loaded_as_single_unless_asked_for(trained, tmp_path):
     parts = (loaded.unet, loaded.vae, loaded.retrieval_encoder, loaded.text_encoder)
     assert {part.dtype for part in parts} == {torch.float32}
     draw(loaded)
+    plain = DiffusionPipeline.from_pretrained(tmp_path / "half", trust_remote_code=True)
+    assert plain.text_encoder.dtype == plain.unet.dtype == torch.float32
     loaded = RetriBooruPipeline.from_pretrained(tmp_path / "half", dtype=torch.float16)
     assert loaded.text_encoder.dtype == loaded.unet.dtype == torch.float16
 
