@@ -35,6 +35,17 @@ def test_card_shows_what_is_there():
     assert "### The commands" in card
 
 
+@pytest.mark.parametrize("name", ["mini-base", "mini-ip-adapter"])
+def test_the_lines_of_a_card_draw(name, monkeypatch):
+    """As they stand there, with plain diffusers; of the adapter's, which reads references, with two of one colour."""
+    monkeypatch.chdir(MINI.parents[1])
+    card = (MINI.with_name(name) / "README.md").read_text(encoding="utf-8")
+    lines = card.split("```python\n")[1].split("```")[0]
+    names = {"references": [Image.new("RGB", (64, 64), "red")] * 2}
+    exec(lines.replace("guidance_scale=2.0", "guidance_scale=2.0, num_inference_steps=2"), names)
+    assert names["image"].size == (64, 64)
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """What the shipped classifier reads off pictures that the shipped pipelines draw of characters never trained on."""

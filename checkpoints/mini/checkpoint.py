@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -113,12 +114,8 @@ class CheckpointMixin:
         _write(Path(json_file_path), self.to_json_string())
 
     def save_config(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """As `DiffusionPipeline.save_config`. The components' configurations lose their paths on this machine."""
-        for file in [Path(save_directory) / name / "config.json" for name in self.components]:
-            if file.is_file():
-                config = json.loads(file.read_text(encoding="utf-8"))
-                if config.pop("_name_or_path", None):
-                    _write(file, json.dumps(config, indent=2) + "\n")
+        """As `DiffusionPipeline.save_config`. The components' configurations are made `portable`."""
+        portable(Path(save_directory), self.components)
         super().save_config(save_directory, *args, **kwargs)
 
     def save_pretrained(
@@ -143,6 +140,22 @@ class CheckpointMixin:
         for stale in [file for name in self.components for file in (folder / name).glob(index)]:
             stale.unlink()  # of an earlier save: diffusers would go on to look for its shards
         super().save_pretrained(str(folder), variant=variant, **kwargs)
+
+
+def portable(folder: Path, names: Iterable[str]) -> None:
+    """Takes out of the configurations of saved models, each in a folder of its own, what is of this machine or this save.
+
+    Paths go. The precision that transformers notes, and loads in where none is named, becomes single: what diffusers
+    loads all other parts of a pipeline in, in whichever precision they were saved.
+    """
+    for file in [folder / name / "config.json" for name in names]:
+        if file.is_file():
+            before = json.loads(file.read_text(encoding="utf-8"))
+            config = {name: value for name, value in before.items() if name != "_name_or_path"}
+            if "dtype" in config:
+                config["dtype"] = "float32"
+            if config != before:
+                _write(file, json.dumps(config, indent=2) + "\n")
 
 
 def _safely(kwargs: dict) -> dict:
