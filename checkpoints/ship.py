@@ -71,9 +71,7 @@ OF_A_RUN = ("checkpoint-*", "*.partial", "metrics.jsonl", "tokenizer")  # what o
 
 def save_half(kind: type[DiffusionPipeline], run: Path, folder: Path) -> None:
     """What a run trained, in half precision, with its settings."""
-    pipeline = kind.from_pretrained(run, torch_dtype=torch.float16)
-    pipeline.save_pretrained(folder)
-    portable(folder, pipeline.components)
+    kind.from_pretrained(run, torch_dtype=torch.float16).save_pretrained(folder)
     shutil.copy(run / "training.json", folder)
 
 
@@ -115,6 +113,7 @@ def ship_base(runs: Path) -> None:
     """The Stable Diffusion that the mini checkpoint was made from: what comparisons without references draw with."""
     with replacing_folder(MINI.with_name("mini-base")) as folder:
         save_half(StableDiffusionPipeline, runs / "mini-base", folder)
+        portable(folder, ("text_encoder", "unet", "vae"))
         shutil.copy(CARDS / "mini-base.md", folder / "README.md")
 
 

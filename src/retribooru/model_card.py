@@ -80,7 +80,7 @@ def model_card(checkpoint: Checkpoint, repo_id: str | None = None, license: str 
         query_words=QUERIES[unet["retrieval_query"]],
         parts=[_part(name, checkpoint.index[name][1], weights) for name, weights in checkpoint.weights.items()],
         training=_training(checkpoint.training),
-        guidance_scale=(checkpoint.training or {"settings": {}})["settings"].get("validation_guidance_scale"),
+        guidance_scale=_setting(checkpoint.training, "validation_guidance_scale"),
         tables=tables,
         plots=[plot for plot in checkpoint.plots if not any(f"]({plot})" in table for table in tables)],
         filter_words="" if "safety_checker" not in checkpoint.weights else " but the safety checker that comes along",
@@ -117,9 +117,14 @@ def _training(training: dict | None) -> dict[str, str] | None:
     }
 
 
+def _setting(training: dict | None, name: str) -> object:
+    """Of the training that is told of; None where none is, or it knows no such setting."""
+    return training["settings"].get(name) if training else None
+
+
 def _base_model(training: dict | None) -> str | None:
     """The Hub id that a training began with; the trainer writes of a folder its name alone, without a slash."""
-    name = training["settings"].get("pretrained_model_name_or_path", "") if training else ""
+    name = _setting(training, "pretrained_model_name_or_path") or ""
     return name if name.count("/") == 1 else None
 
 
