@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from statistics import fmean
 
@@ -147,10 +147,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, of one thread each")
     args = parser.parse_args()
 
-    jobs = [(variant, seed) for seed in range(args.seeds) for variant in args.only]
-    with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(jobs), desc="training", unit="run") as bar:
-        for _ in pool.map(lambda job: train(*job, args), jobs):
-            bar.update()
+    longest_first = sorted(args.only, key=lambda variant: "45k" not in VARIANTS[variant][0])
+    with ThreadPoolExecutor(args.jobs) as pool:
+        jobs = [pool.submit(train, variant, seed, args) for seed in range(args.seeds) for variant in longest_first]
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc="training", unit="run"):
+            job.result()
     results = {}
     for seed in range(args.seeds):
         for variant in args.only:
