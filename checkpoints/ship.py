@@ -61,7 +61,7 @@ evaluate.load("vqa_diversity").compute(
 # Of the mini checkpoint: {what measured it: (title in the card, its table, its pictures)}.
 MEASURED = {
     "mini-truth": ("What a classifier reads off pictures", "truth", ("scale", "references")),
-    "mini-benchmark": ("Benchmark", "results", ("frontier", "prompts")),
+    "mini-benchmark": ("Benchmark", "results", ("grid", "frontier", "prompts")),
     "ablations": ("Ablations, in miniature", "ablations", ("ablations",)),
 }
 CARDS = Path(__file__).parent
@@ -83,7 +83,7 @@ def ship_mini(runs: Path) -> None:
         evaluation.mkdir()
         for name in ("vae", "base", "retrieval"):
             shutil.copy(runs / f"mini-{name}" / "loss.png", evaluation / f"training-{name}.png")
-        shutil.copy(GRID, evaluation / "grid.png")
+        shutil.copy(GRID, evaluation / "demo.png")
         sections = [(CARDS / "mini.md").read_text(encoding="utf-8")]
         sections += [ship_measured(runs / name, evaluation, *what) for name, what in MEASURED.items()]
         commands = (CARDS / "mini.sh").read_text(encoding="utf-8")

@@ -1,19 +1,23 @@
-"""frontier.png, prompts.png, and of every method a grid of pictures."""
+"""frontier.png, prompts.png, and grids of pictures: of every method, and of all beside each other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from retribooru.dataset_script.files import replacing
 from retribooru.training.grids import save_grid
 
+from .families import Method
 from .pictures import read_picture
 from .plan import Picture, Plan
 from .report import ALL
 
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1)}  # the axes: nothing is hidden
+BESIDE_EACH_OTHER = 5  # characters of each domain in grid.png
 
 
 def plot_frontier(result: Mapping, path: Path) -> None:
@@ -56,20 +60,41 @@ def plot_prompts(result: Mapping, path: Path) -> None:
 
 
 def save_grids(plan: Plan) -> None:
-    """grid-METHOD.png: a line for each character, its references and the first picture of every prompt."""
+    """grid-METHOD.png: a line for each character, its references and the first picture of every prompt.
+
+    grid.png: a line for each of a few characters, its references and a picture by every method, of the same prompt and
+    noise; the lines take the prompts in turn.
+    """
     numbers = {}
     for number, character in enumerate(plan.characters):
         numbers.setdefault(character.domain, []).append(number)
-    rows = {domain: [vars(plan.characters[number]) for number in members] for domain, members in numbers.items()}
+    prompts = range(1, len(plan.prompts) + 1)
     for method in plan.methods:
         pictures = {
-            f"P{prompt_number}": {
-                domain: [read_picture(plan, method, number, Picture(prompt_number, 0, 0))[0] for number in members]
-                for domain, members in numbers.items()
+            f"P{prompt}": {
+                domain: [_first(plan, method, n, prompt) for n in members] for domain, members in numbers.items()
             }
-            for prompt_number in range(1, len(plan.prompts) + 1)
+            for prompt in prompts
         }
-        save_grid(plan.out / f"grid-{method.slug}.png", rows, pictures, 96)
+        save_grid(plan.out / f"grid-{method.slug}.png", _rows(plan, numbers), pictures, 96)
+    few = {domain: members[:BESIDE_EACH_OTHER] for domain, members in numbers.items()}
+    pictures = {
+        method.name: {
+            domain: [_first(plan, method, n, prompt) for n, prompt in zip(members, cycle(prompts))]
+            for domain, members in few.items()
+        }
+        for method in plan.methods
+    }
+    save_grid(plan.out / "grid.png", _rows(plan, few), pictures, 128)
+
+
+def _rows(plan: Plan, numbers: Mapping[str, Sequence[int]]) -> dict[str, list[dict]]:
+    return {domain: [vars(plan.characters[number]) for number in members] for domain, members in numbers.items()}
+
+
+def _first(plan: Plan, method: Method, number: int, prompt_number: int) -> Image.Image:
+    """The first picture of a character by a prompt."""
+    return read_picture(plan, method, number, Picture(prompt_number, 0, 0))[0]
 
 
 def _reach(found: Mapping) -> tuple[float, float]:

@@ -29,7 +29,7 @@ LONGEST_WAIT = timedelta(days=30)  # of a process for the others, at the end
 
 def benchmark(args: BenchmarkArguments) -> dict | None:
     """Leaves in `output_dir`: pictures/, scores/, scores.parquet, groups.parquet, results.json, .md, .csv and .tex,
-    frontier.png, prompts.png and grid-METHOD.png.
+    frontier.png, prompts.png, grid.png and grid-METHOD.png.
 
     Returns:
         What results.json holds (see `summarize`), in the main process; None in the others.

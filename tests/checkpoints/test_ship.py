@@ -44,7 +44,7 @@ def test_a_pipeline_in_half_precision_with_its_card(runs, monkeypatch):
     card = (ship.MINI / "README.md").read_text()
     assert "7 steps" in card and "### The commands" in card and "--preset" in card
     assert "evaluation/training-retrieval.png" in card
-    assert card.count("](evaluation/grid.png)") == 1 and (ship.MINI / "evaluation" / "grid.png").is_file()
+    assert card.count("](evaluation/demo.png)") == 1 and (ship.MINI / "evaluation" / "demo.png").is_file()
     assert [path.name for path in ship.MINI.parent.iterdir()] == ["mini"]
 
 

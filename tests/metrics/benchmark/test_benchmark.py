@@ -77,6 +77,7 @@ def test_everything_is_there(finished, tables):
     slugs = ["retribooru-0.5", "retribooru-1", "stable-diffusion", "ip-adapter-0.3", "ip-adapter-1"]
     assert {path.name for path in out.iterdir()} == {
         "pictures", "scores", "settings.json", "scores.parquet", "groups.parquet", "frontier.png", "prompts.png",
+        "grid.png",
         *(f"results.{suffix}" for suffix in ("json", "md", "csv", "tex")), *(f"grid-{slug}.png" for slug in slugs),
     }  # fmt: skip
     assert not list(out.rglob("*.partial"))
@@ -85,6 +86,8 @@ def test_everything_is_there(finished, tables):
             assert len(plotted.convert("RGB").getcolors(10**6)) > 50
     with Image.open(out / "grid-ip-adapter-1.png") as grid:  # four references and two prompts, four characters
         assert grid.width > 6 * 96 and grid.height > 4 * 96
+    with Image.open(out / "grid.png") as grid:  # four references and five methods, four characters
+        assert 9 * 128 < grid.width < 10 * 128 and 4 * 128 < grid.height < 5 * 128
     assert not any("/" in text for text in (result["judges"]["clip"], result["judges"]["vqa"]))
 
 
