@@ -17,10 +17,14 @@ train() { # processes, trainer, name, what it leaves at its end, more flags
     launch "$1" "training.$2" --preset "$3" --output_dir "$runs/$3" --resume_from_checkpoint latest "${@:5}"
 }
 
+scratch() { # preset: a small Stable Diffusion before any training, around the VAE
+  [ -f "$runs/$1/model_index.json" ] ||
+    "$python" -m retribooru.training.scratch --preset "$1" --vae "$runs/mini-vae" --output_dir "$runs/$1"
+}
+
 # The mini checkpoint: what encodes pictures, the small Stable Diffusion, the retrieval.
 train 2 train_vae mini-vae config.json --train_batch_size 4
-[ -f "$runs/mini-scratch/model_index.json" ] ||
-  "$python" -m retribooru.training.scratch --preset mini-scratch --vae "$runs/mini-vae" --output_dir "$runs/mini-scratch"
+scratch mini-scratch
 train 2 train mini-base model_index.json --train_batch_size 16 \
   --latent_cache "$runs/mini-latents" --pretrained_model_name_or_path "$runs/mini-scratch"
 train 2 train mini-retrieval model_index.json --train_batch_size 4 \
@@ -39,4 +43,12 @@ train 2 train_ip_adapter mini-ip-adapter ip_adapter.safetensors --train_batch_si
 "$python" -m retribooru.checkpoints.ship base mini attributes clip vqa ip-adapter --runs "$runs"
 launch 2 metrics.benchmark --methods checkpoints/mini.yaml --output_dir "$runs/mini-benchmark" --device cpu \
   --characters 1500 --prompts mini --seeds 2 --guidance_scale 2
+
+# The paper's ablations, at the smallest size that learns to retrieve.
+scratch mini-ablation-scratch
+train 2 train mini-ablation-base model_index.json --train_batch_size 16 \
+  --latent_cache "$runs/mini-latents" --pretrained_model_name_or_path "$runs/mini-ablation-scratch"
+"$python" benchmarks/ablations.py --base "$runs/mini-ablation-base" --classifier "$runs/mini-attributes" \
+  --work "$runs/ablations" --seeds 2
+
 "$python" -m retribooru.checkpoints.ship mini --runs "$runs" # once more, with what was measured
