@@ -44,11 +44,7 @@ train 2 train_ip_adapter mini-ip-adapter ip_adapter.safetensors --train_batch_si
 launch 2 metrics.benchmark --methods checkpoints/mini.yaml --output_dir "$runs/mini-benchmark" --device cpu \
   --characters 1500 --prompts mini --seeds 2 --guidance_scale 2
 
-# The paper's ablations, at the smallest size that learns to retrieve.
-scratch mini-ablation-scratch
-train 2 train mini-ablation-base model_index.json --train_batch_size 16 \
-  --latent_cache "$runs/mini-latents" --pretrained_model_name_or_path "$runs/mini-ablation-scratch"
-"$python" benchmarks/ablations.py --base "$runs/mini-ablation-base" --classifier "$runs/mini-attributes" \
-  --work "$runs/ablations" --seeds 2
+# The paper's ablations.
+"$python" benchmarks/ablations.py --base "$runs/mini-base" --classifier "$runs/mini-attributes" --work "$runs/ablations"
 
 "$python" -m retribooru.checkpoints.ship mini --runs "$runs" # once more, with what was measured

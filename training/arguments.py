@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 import yaml
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from diffusers.optimization import SchedulerType
@@ -49,7 +50,9 @@ class OptimizationArguments(DataArguments):
     adam_beta2: float = field(default=0.999, metadata={"help": "Of AdamW: how long squared gradients are remembered."})
     adam_weight_decay: float = field(default=1e-2, metadata={"help": "Of AdamW."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to it."})
-    mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16."})
+    mixed_precision: str = field(
+        default="no", metadata={"help": "no, fp16, bf16, or auto: bf16 where the device computes in it, else no."}
+    )
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that prepare examples."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Backward passes per step."})
     use_8bit_adam: bool = field(default=False, metadata={"help": "AdamW of bitsandbytes, which must be installed."})
@@ -88,8 +91,12 @@ class OptimizationArguments(DataArguments):
         )
         check_argument("ema_decay", 0 < self.ema_decay < 1, self.ema_decay, "a number between 0 and 1")
         check_argument("adam_beta2", 0 < self.adam_beta2 < 1, self.adam_beta2, "a number between 0 and 1")
+        if self.mixed_precision == "auto":
+            self.mixed_precision = native_precision()
         precisions = ("no", "fp16", "bf16")
-        check_argument("mixed_precision", self.mixed_precision in precisions, self.mixed_precision, "no, fp16 or bf16")
+        check_argument(
+            "mixed_precision", self.mixed_precision in precisions, self.mixed_precision, "no, fp16, bf16 or auto"
+        )
         trackers = sorted(LOGGER_TYPE_TO_CLASS)
         check_argument(
             "report_to", set(self.report_to) <= set(trackers), self.report_to, f"some of {', '.join(trackers)}"
@@ -381,6 +388,13 @@ def read_preset(name: str, kind: type[Arguments]) -> dict:
 def _placeholders(argv: list[str]) -> list[str]:
     # The first pass only looks for --preset; what is required is demanded by the second.
     return [] if "--output_dir" in argv else ["--output_dir", ""]
+
+
+def native_precision() -> str:
+    """bf16 where the device that is trained on computes in it, else no: where it does not, bf16 is many times slower."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    return "bf16" if "AVX512" in torch.backends.cpu.get_cpu_capability() else "no"
 
 
 def check_argument(name: str, fine: object, got: object, wanted: str) -> None:

@@ -70,26 +70,29 @@ def save_grids(plan: Plan) -> None:
         numbers.setdefault(character.domain, []).append(number)
     prompts = range(1, len(plan.prompts) + 1)
     for method in plan.methods:
-        pictures = {
-            f"P{prompt}": {
-                domain: [_first(plan, method, n, prompt) for n in members] for domain, members in numbers.items()
-            }
-            for prompt in prompts
-        }
-        save_grid(plan.out / f"grid-{method.slug}.png", _rows(plan, numbers), pictures, 96)
+        columns = {f"P{prompt}": (method, [prompt]) for prompt in prompts}
+        _save_grid(plan, f"grid-{method.slug}.png", numbers, columns, 96)
     few = {domain: members[:BESIDE_EACH_OTHER] for domain, members in numbers.items()}
+    _save_grid(plan, "grid.png", few, {method.name: (method, prompts) for method in plan.methods}, 128)
+
+
+def _save_grid(
+    plan: Plan,
+    name: str,
+    numbers: Mapping[str, Sequence[int]],
+    columns: Mapping[str, tuple[Method, Sequence[int]]],
+    side: int,
+) -> None:
+    """Of each domain a line for each of these characters; of each column the method, and the prompts in turn."""
+    rows = {domain: [vars(plan.characters[number]) for number in members] for domain, members in numbers.items()}
     pictures = {
-        method.name: {
-            domain: [_first(plan, method, n, prompt) for n, prompt in zip(members, cycle(prompts))]
-            for domain, members in few.items()
+        title: {
+            domain: [_first(plan, method, number, prompt) for number, prompt in zip(members, cycle(prompts))]
+            for domain, members in numbers.items()
         }
-        for method in plan.methods
+        for title, (method, prompts) in columns.items()
     }
-    save_grid(plan.out / "grid.png", _rows(plan, few), pictures, 128)
-
-
-def _rows(plan: Plan, numbers: Mapping[str, Sequence[int]]) -> dict[str, list[dict]]:
-    return {domain: [vars(plan.characters[number]) for number in members] for domain, members in numbers.items()}
+    save_grid(plan.out / name, rows, pictures, side)
 
 
 def _first(plan: Plan, method: Method, number: int, prompt_number: int) -> Image.Image:

@@ -33,7 +33,7 @@ NAMES = {
     *("demo-vae", "demo-base", "demo-retrieval"),
     *("mini-vae", "mini-scratch", "mini-base", "mini-retrieval", "mini-attributes", "mini-ip-adapter"),
     *("mini-clip", "mini-vqa"),
-    *("mini-ablation-scratch", "mini-ablation-base", "mini-ablation"),
+    "mini-ablation",
 }
 
 

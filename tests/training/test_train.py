@@ -259,13 +259,20 @@ def test_flags_over_preset_over_defaults(tmp_path):
     assert parse(TrainArguments, [*required, "--preset", str(preset), "--learning_rate", "0.1"]).learning_rate == 0.1
 
 
+@pytest.mark.parametrize("instructions, precision", [("AVX2", "no"), ("AVX512", "bf16")])
+def test_the_precision_is_the_devices_own(instructions, precision, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    assert parse(TrainArguments, ["--output_dir", "out", "--mixed_precision", "auto"]).mixed_precision == precision
+
+
 WRONG = {
     "unknown key": ({"preset": "learning_rat: 1"}, "preset: .* has learning_rat, which TrainArguments does not know"),
     "no such preset": ({"flags": ["--preset", "recon"]}, "preset: got recon, wanted a YAML file or one of compose45k"),
     "task": ({"flags": ["--tasks", "paint"]}, r"tasks: got \['paint'\], wanted some of reconstruct, compose"),
     "share": ({"flags": ["--background_removal", "2"]}, "background_removal: got 2.0, wanted a share between 0 and 1"),
     "steps": ({"flags": ["--max_train_steps", "0"]}, "max_train_steps: got 0, wanted at least 1"),
-    "precision": ({"flags": ["--mixed_precision", "fp8"]}, "mixed_precision: got fp8, wanted no, fp16 or bf16"),
+    "precision": ({"flags": ["--mixed_precision", "fp8"]}, "mixed_precision: got fp8, wanted no, fp16, bf16 or auto"),
     "locked base": ({"flags": ["--train_base", "--lock_decoder"]}, "lock_decoder: got True, wanted none of the locks"),
     "task weights": (
         {"flags": ["--tasks", "compose", "--task_weights", "1", "2"]},
