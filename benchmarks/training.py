@@ -3,8 +3,8 @@
 python benchmarks/training.py --work DIR [--shapes sd15 mini] [--rounds 2] [--seconds 4] [--device cpu | cuda]
     [--only TEXT ...]
 
-sd15: Stable Diffusion 1.5's shapes with random weights, 256 px, batch 1, bf16 autocast over float32 weights. It takes
-    16 GB of memory and more.
+sd15: Stable Diffusion 1.5's shapes with random weights, 256 px, batch 1; float32 weights, under bf16 autocast where the
+    device computes in bf16. It takes 16 GB of memory and more.
 mini: the small Stable Diffusion that the mini checkpoint began with, 64 px, batch 8, in the same precision.
 
 ControlNet: what diffusers' examples/controlnet/train_controlnet.py does in a step: picture to latents, prompt to text,
@@ -53,14 +53,14 @@ import retribooru.pipeline
 import retribooru.training
 from retribooru.checkpoints import MINI
 from retribooru.dataset_script.files import replacing
-from retribooru.training.arguments import TrainArguments
+from retribooru.training.arguments import TrainArguments, native_precision
 from retribooru.training.run import Run, begin
 from retribooru.training.step import Model, concept_embeddings, encode_batch, training_loss
 from retribooru.training.trainable import add_lora, freeze_all_but, make_optimizer, trainable_modules
 
 SETTINGS = {
-    "sd15": {"size": 256, "batch": 1, "mixed_precision": "bf16"},
-    "mini": {"size": 64, "batch": 8, "mixed_precision": "bf16"},
+    "sd15": {"size": 256, "batch": 1, "mixed_precision": native_precision()},
+    "mini": {"size": 64, "batch": 8, "mixed_precision": native_precision()},
 }
 WANTED = 0.7  # of ControlNet's step rate, at 4 references
 
