@@ -17,14 +17,10 @@ train() { # processes, trainer, name, what it leaves at its end, more flags
     launch "$1" "training.$2" --preset "$3" --output_dir "$runs/$3" --resume_from_checkpoint latest "${@:5}"
 }
 
-scratch() { # preset: a small Stable Diffusion before any training, around the VAE
-  [ -f "$runs/$1/model_index.json" ] ||
-    "$python" -m retribooru.training.scratch --preset "$1" --vae "$runs/mini-vae" --output_dir "$runs/$1"
-}
-
 # The mini checkpoint: what encodes pictures, the small Stable Diffusion, the retrieval.
 train 2 train_vae mini-vae config.json --train_batch_size 4
-scratch mini-scratch
+[ -f "$runs/mini-scratch/model_index.json" ] || # a small Stable Diffusion before any training, around the VAE
+  "$python" -m retribooru.training.scratch --preset mini-scratch --vae "$runs/mini-vae" --output_dir "$runs/mini-scratch"
 train 2 train mini-base model_index.json --train_batch_size 16 \
   --latent_cache "$runs/mini-latents" --pretrained_model_name_or_path "$runs/mini-scratch"
 train 2 train mini-retrieval model_index.json --train_batch_size 4 \
