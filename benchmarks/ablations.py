@@ -17,6 +17,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from statistics import fmean
+from threading import Lock
 
 from tqdm import tqdm
 
@@ -176,12 +177,22 @@ def main() -> None:
     results = read_results(args.work / "ablations.json", settings)
     longest_first = sorted(args.only, key=lambda variant: "45k" not in VARIANTS[variant][0])
     wanted = [(variant, seed) for seed in range(args.seeds) for variant in longest_first]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        jobs = {pool.submit(run, *one, args): one for one in wanted if str(one[1]) not in results.get(one[0], {})}
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="training", unit="run"):
-            variant, seed = jobs[job]
-            results.setdefault(variant, {})[str(seed)] = job.result()
+    keeping = Lock()
+
+    def train_and_keep(variant: str, seed: int) -> None:
+        found = run(variant, seed, args)
+        with keeping:
+            results.setdefault(variant, {})[str(seed)] = found
             write_results(results, settings, args.work)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        jobs = [pool.submit(train_and_keep, *one) for one in wanted if str(one[1]) not in results.get(one[0], {})]
+        try:
+            for job in tqdm(as_completed(jobs), total=len(jobs), desc="training", unit="run"):
+                job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # those that have begun end, and are kept
+            raise
     write_results(results, settings, args.work)
     print((args.work / "ablations.md").read_text(encoding="utf-8"))
 
