@@ -66,11 +66,13 @@ def run_demo(out: Path, checkpoint: str | None = None, seed: int = 0) -> dict[st
             return drawn
 
         seeds = {f"seed {seed + i}": column(seed + i, 1.0) for i in range(SEEDS)}
-        scales = {scale: column(seed, scale) for scale in SCALES if scale != 1} | {1.0: seeds[f"seed {seed}"]}
+        scales = {
+            f"scale {scale:g}": seeds[f"seed {seed}"] if scale == 1 else column(seed, scale) for scale in SCALES
+        }
     target = {"target": {task: [square_target(row, CELL) for row in rows[task]] for task in TASKS}}
     results = {
         "grid": save_grid(out / "grid.png", rows, seeds | target, CELL),
-        "scales": save_grid(out / "scales.png", rows, {f"scale {scale:g}": scales[scale] for scale in SCALES}, CELL),
+        "scales": save_grid(out / "scales.png", rows, scales, CELL),
     }
     print("These characters were never trained on.")
     print(f"Done in {(time.time() - began) / 60:.1f} minutes:")
