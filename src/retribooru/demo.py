@@ -66,9 +66,7 @@ def run_demo(out: Path, checkpoint: str | None = None, seed: int = 0) -> dict[st
             return drawn
 
         seeds = {f"seed {seed + i}": column(seed + i, 1.0) for i in range(SEEDS)}
-        scales = {
-            f"scale {scale:g}": seeds[f"seed {seed}"] if scale == 1 else column(seed, scale) for scale in SCALES
-        }
+        scales = {f"scale {scale:g}": seeds[f"seed {seed}"] if scale == 1 else column(seed, scale) for scale in SCALES}
     target = {"target": {task: [square_target(row, CELL) for row in rows[task]] for task in TASKS}}
     results = {
         "grid": save_grid(out / "grid.png", rows, seeds | target, CELL),
