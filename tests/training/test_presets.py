@@ -1,5 +1,7 @@
 """Presets: a YAML file for each row of the paper's tables, for each of these in miniature, and for what ships."""
 
+from pathlib import Path
+
 import pytest
 
 from retribooru.training.arguments import (
@@ -9,6 +11,7 @@ from retribooru.training.arguments import (
     TrainArguments,
     VaeArguments,
     VqaArguments,
+    parse,
     read_preset,
 )
 from retribooru.training.scratch import ScratchArguments
@@ -81,3 +84,35 @@ def test_a_preset_goes_over_those_it_extends(tmp_path):
     (tmp_path / "wrong.yaml").write_text("sed: 1\n")
     with pytest.raises(ValueError, match="preset: .*wrong.yaml has sed, which TrainArguments does not know"):
         read_preset(str(mine), TrainArguments)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    {
+        "seed: [1": "preset: got .*mine.yaml, which is not YAML: while parsing a flow sequence",
+        "- mini-recon9k": "preset: got .*mine.yaml, wanted lines of `name: value`",
+        "extends: mini-recon9k": "preset: got .*mine.yaml with extends: mini-recon9k, wanted a list",
+        "extends: [mine.yaml]": "preset: got mine.yaml > mine.yaml, wanted none that extends itself",
+        "1: 2": "preset: mine.yaml has 1, which TrainArguments does not know",
+    }.items(),
+)
+def test_what_is_no_preset_is_refused(text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_preset("mine.yaml", TrainArguments)
+
+
+def test_values_of_a_preset_are_those_of_flags(tmp_path, capsys):
+    mine = tmp_path / "mine.yaml"
+    argv = ["--output_dir", "out", "--preset", str(mine)]
+    mine.write_text("learning_rate: 1e-4\ntasks: [compose]\ntask_weights: [2]\nuse_ema: true\nsnr_gamma: null\n")
+    args = parse(TrainArguments, argv)
+    assert (args.learning_rate, args.tasks, args.task_weights) == (1e-4, ["compose"], [2.0])
+    assert args.use_ema is True and args.snr_gamma is None
+    assert parse(TrainArguments, [*argv, "--tasks", "face"]).tasks == ["face"]
+    for wrong in ("max_train_steps: many", "max_train_steps: 2.5", "use_ema: 3", "seed: [1, 2]", "tasks: []"):
+        mine.write_text(wrong)
+        with pytest.raises(SystemExit):
+            parse(TrainArguments, argv)
+        assert f"error: argument --{wrong.split(':')[0]}" in capsys.readouterr().err
