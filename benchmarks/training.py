@@ -369,9 +369,14 @@ def parts(found: dict) -> dict[str, dict[str, float]]:
     return told
 
 
+def setting(found: dict) -> str:
+    kind = found["settings"]["mixed_precision"]
+    precision = "float32" if kind == "no" else f"{kind} autocast"
+    return "{shapes} shapes, {size} px, batch {batch}, ".format(**found["settings"]) + precision
+
+
 def title(found: dict) -> str:
-    told = "{shapes} shapes, {size} px, batch {batch}, mixed precision {mixed_precision}".format(**found["settings"])
-    return told + "; {device}; torch {torch}, diffusers {diffusers}".format(**found["machine"])
+    return setting(found) + "; {device}; torch {torch}, diffusers {diffusers}".format(**found["machine"])
 
 
 def table(found: dict) -> str:
@@ -442,8 +447,7 @@ def plot(all_found: list[dict], path: Path) -> None:
         axes.invert_yaxis()
         axes.axvline(1, linestyle=":", color="black", linewidth=1)
         axes.set_xlabel("time of a step, ControlNet = 1")
-        told_of = "{shapes} shapes, {size} px, batch {batch}, {mixed_precision}, {device}".format(**found["settings"])
-        axes.set_title(told_of, fontsize=10)
+        axes.set_title(setting(found) + ", {device}".format(**found["settings"]), fontsize=10)
     handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
     figure.legend(handles, colors, loc="outside lower center", ncols=4, fontsize=8)
     with replacing(path) as partial:
