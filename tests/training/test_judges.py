@@ -46,8 +46,8 @@ def rows(edition):
 def trained(train, tmp_path_factory):
     """{judge: folder} of trainings of some seconds."""
     more = ["--validation_steps", "500", "--checkpointing_steps", "1000", "--max_train_steps"]
-    steps = {"clip": "1000", "vqa": "200"}
-    return {judge: train(judge, tmp_path_factory.mktemp(judge), *more, steps[judge]) for judge in TRAINERS}
+    own = {"clip": ["600", "--train_batch_size", "32"], "vqa": ["200"]}  # of fewer pictures, losses are noise
+    return {judge: train(judge, tmp_path_factory.mktemp(judge), *more, *own[judge]) for judge in TRAINERS}
 
 
 def arguments(kind, **options):
@@ -72,9 +72,8 @@ def test_a_run_that_stopped_goes_on_to_the_same_weights(train, judge, tmp_path):
 def test_clip_learns_and_says_how_well(trained, edition):
     folder = trained["clip"]
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if "contrast" in line]
-    # How frequent tags are is learned in ten steps or so; of pictures, more than that is asked.
-    for name, begun, share in (("tags_of_pictures", 10, 0.9), ("tags_of_texts", 1, 0.85)):
-        first, last = (sum(line[name] for line in some) / len(some) for some in (lines[:begun], lines[-10:]))
+    for name, share in (("tags_of_pictures", 0.9), ("tags_of_texts", 0.95)):
+        first, last = (sum(line[name] for line in some) / 10 for some in (lines[:10], lines[-10:]))
         assert last < share * first, name
     model, processor = load_clip(folder)
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16}
