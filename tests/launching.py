@@ -10,6 +10,12 @@ import datasets
 import psutil
 
 
+def flags_of(settings: dict) -> list[str]:
+    """The words that say it on a command line."""
+    return [str(word) for name, value in settings.items()
+            for word in ([f"--{name}", *value] if isinstance(value, list) else [f"--{name}", value])]  # fmt: skip
+
+
 def launch(command, folder: Path | None = None, timeout: float = 300, **environment: str) -> tuple[int, str]:
     """Runs it to its end; its status and all that it, and what it started, printed.
 

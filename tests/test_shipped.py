@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from launching import launch
+from launching import flags_of, launch
 from retribooru.checkpoints import MINI
 
 MEGABYTES = {"mini": 40, "mini-base": 40, "mini-attributes": 15, "mini-clip": 15, "mini-vqa": 15, "mini-ip-adapter": 15}
@@ -53,9 +53,9 @@ def measured(tmp_path_factory):
     settings = {
         "checkpoint": MINI, "base": MINI.with_name("mini-base"), "classifier": MINI.with_name("mini-attributes"),
         "output_dir": out, "characters": 60, "pictures": 16, "seeds": 1, "curve_pictures": 0,
+        "tasks": ["reconstruct", "swap"],
     }  # fmt: skip
-    flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    command = [sys.executable, "-m", "retribooru.metrics.truth", *flags, "--tasks", "reconstruct", "swap"]
+    command = [sys.executable, "-m", "retribooru.metrics.truth", *flags_of(settings)]
     status, output = launch(command, timeout=600)
     assert status == 0, output
     return json.loads((out / "truth.json").read_text())

@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 
-from launching import launch
+from launching import flags_of, launch
 from retribooru import RetriBooruPipeline
 from retribooru.training import arguments
 from retribooru.training.arguments import TrainArguments, VaeArguments
@@ -59,8 +59,7 @@ def flags(data_dir, stable_diffusion_dir, folder, **options):
         "checkpointing_steps": 2,
         **options,
     }
-    return [str(word) for name, value in settings.items()
-            for word in ([f"--{name}", *value] if isinstance(value, list) else [f"--{name}", value])]  # fmt: skip
+    return flags_of(settings)
 
 
 @pytest.fixture(scope="module")

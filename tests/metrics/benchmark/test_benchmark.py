@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import PartialState
+from launching import flags_of
 from PIL import Image
 from transformers import CLIPModel
 
@@ -316,8 +317,7 @@ def test_a_damaged_picture_is_named(drawn_by_function, tmp_path):
 def test_by_command(settings, functions, tmp_path, capsys):
     """Every argument by its flag."""
     given = settings(tmp_path / "out", {"mine": {"function": f"{functions}:draw"}}, in_domain=1, out_of_domain=1)
-    flags = [word for name, value in given.items() for word in
-             ([f"--{name}", *value] if isinstance(value, list) else [f"--{name}", str(value)])]  # fmt: skip
+    flags = flags_of(given)
     main(flags)
     printed = capsys.readouterr().out
     assert "| mine | " in printed and "; asked: what is she wearing?; where?)" in printed

@@ -15,7 +15,7 @@ from random import Random
 import pytest
 from typer.testing import CliRunner
 
-from launching import launch
+from launching import flags_of, launch
 from retribooru.cli import app
 from retribooru.metrics.benchmark import run
 
@@ -33,9 +33,7 @@ def flags(settings, described, functions_dir, tmp_path_factory):
             "base": described["Stable Diffusion"],
             "mine": {"function": "benchmark_functions:draw"},
         }
-        given = settings(out, methods, **SMALL, **more)
-        return [word for name, value in given.items() for word in
-                ([f"--{name}", *value] if isinstance(value, list) else [f"--{name}", str(value)])]  # fmt: skip
+        return flags_of(settings(out, methods, **SMALL, **more))
 
     return flags
 
