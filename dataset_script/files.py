@@ -4,10 +4,12 @@ import io
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
 from PIL import Image
 
 
@@ -44,6 +46,22 @@ def write_lines(path: Path, lines: Iterable[dict]) -> None:
     with replacing(path) as partial:
         with partial.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that comes twice, of which YAML's own would forget the first."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key) for key, _ in node.value]
+        twice = [str(key) for key, count in Counter(keys).items() if count > 1]
+        if twice:
+            raise yaml.YAMLError(f"{', '.join(twice)} is there twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> object:
+    """What a YAML file holds. Raises OSError, UnicodeDecodeError or yaml.YAMLError, the last also for a key twice."""
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
 
 
 def encode_image(image: Image.Image, image_format: str = "PNG") -> bytes:

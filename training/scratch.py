@@ -19,9 +19,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from retribooru.dataset_script.files import replacing_folder
 from retribooru.pipeline.retrieval_unet import CONCEPT_TEXTS
 
-from .arguments import check_argument, parse
+from .arguments import check_argument
 from .data import load_figures
 from .objective import PREDICTION_TYPES
+from .parsing import parse
 
 
 @dataclass

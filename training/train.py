@@ -13,13 +13,14 @@ from torch import nn
 from retribooru.dataset_script.references import RECIPES
 from retribooru.push import push_checkpoint
 
-from .arguments import TrainArguments, parse
+from .arguments import TrainArguments
 from .augment import Augmentation
 from .checkpoints import save_lora, save_pipeline, training_facts
 from .data import TrainingFigures, load_figures
 from .grids import ValidationPictures
 from .held_out import HeldOut, verdict
 from .latent_cache import cache_latents
+from .parsing import parse
 from .preflight import check_disk, check_files, check_hub, check_lora, check_pipeline
 from .run import Run, begin
 from .step import Model, concept_embeddings, encode_batch, training_loss

@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from retribooru.dataset_script.mini import TRUTH
 from retribooru.metrics.attributes import AttributeClassifier, accuracy
 
-from .arguments import AttributeArguments, parse
+from .arguments import AttributeArguments
 from .checkpoints import save_accuracy, save_model
 from .data import check_truth, load_figures
 from .judges import JudgedFigures
+from .parsing import parse
 from .run import Run, begin
 from .trainable import adamw
 

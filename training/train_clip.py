@@ -24,8 +24,9 @@ from retribooru.dataset_script.mini_scenery import BACKGROUNDS
 from retribooru.metrics.embeddings import image_embeddings, text_embeddings
 from retribooru.metrics.modules import load_clip
 
-from .arguments import ClipArguments, parse
+from .arguments import ClipArguments
 from .judges import NamedFigures, figures_of, image_processor, sharpen_attention, telling_tags, train_judge
+from .parsing import parse
 from .run import Run, begin
 from .scratch import small_tokenizer
 from .trainable import adamw

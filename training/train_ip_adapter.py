@@ -22,11 +22,12 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from retribooru.dataset_script.files import replacing
 
-from .arguments import TrainArguments, check_argument, parse
+from .arguments import TrainArguments, check_argument
 from .augment import Augmentation
 from .checkpoints import settings_facts
 from .data import TrainingFigures, load_figures
 from .latent_cache import CachedViews, cache_latents
+from .parsing import parse
 from .preflight import check_files
 from .run import Run, begin
 from .step import encode_batch, training_loss

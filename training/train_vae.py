@@ -16,10 +16,11 @@ from torch.utils.data import Dataset
 from retribooru.dataset_script.concepts import CONCEPTS
 from retribooru.dataset_script.figures import IdentityIndex
 
-from .arguments import VaeArguments, parse
+from .arguments import VaeArguments
 from .augment import Augmentation
 from .checkpoints import save_model
 from .data import load_figures
+from .parsing import parse
 from .preflight import check_disk, check_files
 from .run import Run, begin
 from .scratch import small_vae

@@ -21,8 +21,9 @@ from retribooru.metrics.answers import question_answerer
 from retribooru.metrics.diversity import QUESTION
 from retribooru.metrics.modules import load_vqa
 
-from .arguments import VqaArguments, parse
+from .arguments import VqaArguments
 from .judges import NamedFigures, figures_of, sharpen_attention, telling_tags, train_judge
+from .parsing import parse
 from .run import Run, begin
 from .trainable import adamw
 

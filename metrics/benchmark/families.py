@@ -26,6 +26,7 @@ from pathlib import Path
 import yaml
 
 from retribooru.checkpoint_facts import PIPELINES, check_pipeline
+from retribooru.dataset_script.files import read_yaml
 from retribooru.training.arguments import check_argument
 
 from .arguments import BenchmarkArguments, shown
@@ -111,7 +112,7 @@ class Family:
 def read_families(args: BenchmarkArguments) -> list[Family]:
     """Raises ValueError, naming the method, for what is not as the module's text says."""
     try:
-        described = yaml.load(Path(args.methods).read_text(encoding="utf-8"), Loader=_Loader)
+        described = read_yaml(Path(args.methods))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"methods: got {args.methods}, wanted a YAML file of methods by name ({error})") from error
     fine = isinstance(described, dict) and described and all(isinstance(one, dict) for one in described.values())
@@ -206,14 +207,3 @@ def _survives_json(value: object) -> bool:
         return json.loads(json.dumps(value)) == value
     except TypeError:
         return False
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that comes twice, of which YAML's own would forget the first."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key) for key, _ in node.value]
-        twice = [str(key) for key, count in Counter(keys).items() if count > 1]
-        if twice:
-            raise yaml.YAMLError(f"{', '.join(twice)} is there twice")
-        return super().construct_mapping(node, deep)

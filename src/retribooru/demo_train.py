@@ -13,11 +13,12 @@ from retribooru.dataset_script.build import BuildReport, build_figures
 from retribooru.dataset_script.files import replacing
 from retribooru.dataset_script.mini import draw_edition
 from retribooru.pipeline.pipeline_retribooru import RetriBooruPipeline
-from retribooru.training.arguments import TrainArguments, VaeArguments, read_preset
+from retribooru.training.arguments import TrainArguments, VaeArguments
 from retribooru.training.curves import read_metrics
 from retribooru.training.data import load_figures
 from retribooru.training.grids import clip_scores, draw, held_out_rows, load_clip, save_grid, square_target
 from retribooru.training.held_out import verdict
+from retribooru.training.parsing import read_preset
 from retribooru.training.scratch import small_stable_diffusion, small_tokenizer, teach_tags
 from retribooru.training.train import train
 from retribooru.training.train_vae import train_vae

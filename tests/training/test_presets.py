@@ -5,15 +5,13 @@ from pathlib import Path
 import pytest
 
 from retribooru.training.arguments import (
-    PRESETS,
     AttributeArguments,
     ClipArguments,
     TrainArguments,
     VaeArguments,
     VqaArguments,
-    parse,
-    read_preset,
 )
+from retribooru.training.parsing import PRESETS, parse, read_preset
 from retribooru.training.scratch import ScratchArguments
 from retribooru.training.train_ip_adapter import IpAdapterArguments
 
@@ -90,6 +88,7 @@ def test_a_preset_goes_over_those_it_extends(tmp_path):
     "text, message",
     {
         "seed: [1": "preset: got .*mine.yaml, which is not YAML: while parsing a flow sequence",
+        "seed: 1\nseed: 2": "preset: got .*mine.yaml, which is not YAML: seed is there twice",
         "- mini-recon9k": "preset: got .*mine.yaml, wanted lines of `name: value`",
         "extends: mini-recon9k": "preset: got .*mine.yaml with extends: mini-recon9k, wanted a list",
         "extends: [mine.yaml]": "preset: got mine.yaml > mine.yaml, wanted none that extends itself",

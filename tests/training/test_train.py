@@ -11,10 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from retribooru import RetriBooruPipeline
-from retribooru.training.arguments import TrainArguments, parse
+from retribooru.training.arguments import TrainArguments
 from retribooru.training.curves import MetricsLog, read_metrics
 from retribooru.training.data import load_figures
 from retribooru.training.held_out import other_characters, verdict
+from retribooru.training.parsing import parse
 from retribooru.training.train import main
 from retribooru.training.train_vae import Windows
 from retribooru.training.train_vae import main as main_vae

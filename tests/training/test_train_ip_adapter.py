@@ -9,7 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from retribooru.training.arguments import TrainArguments, parse
+from retribooru.training.arguments import TrainArguments
+from retribooru.training.parsing import parse
 from retribooru.training.train_ip_adapter import (
     TOKENS,
     WEIGHTS,
